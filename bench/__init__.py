@@ -1,0 +1,1 @@
+"""One script per performance claim: python -m bench.NAME [--json FILE]."""

@@ -1,0 +1,1 @@
+"""Sources to tokens to mixture, on datatrove."""

@@ -1,0 +1,1 @@
+"""What every stage shares: recipe, run folder, manifests, console, command line."""

@@ -1,0 +1,1 @@
+"""Pretraining with nanotron, and conversion to Hugging Face format."""

@@ -1,0 +1,1 @@
+"""Model card, Hub push, chat, report."""

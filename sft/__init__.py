@@ -1,0 +1,1 @@
+"""Post-training with Axolotl: ChatML, SFT, DPO."""

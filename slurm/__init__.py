@@ -1,0 +1,1 @@
+"""Job scripts and the graph that submits them."""
