@@ -1,0 +1,112 @@
+"""The words of the demo corpus, read from lexicon.yaml, as noun phrases that templates can inflect."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.demo.english import EnglishNoun
+from data.demo.morphology import ItalianNoun, agree
+
+LANGUAGES = ("en", "it")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Person:
+    """A character; ``f"{hero:he}"`` and ``f"{hero:lo}"`` give the form of the gender, the bare format the name.
+
+    The format is the masculine model: he, him, his, boy, son (English), o, lo, gli, bambino, amico, un (Italian).
+    """
+
+    name: str
+    gender: str
+
+    def __format__(self, form: str) -> str:
+        if not form:
+            return self.name
+        return form if self.gender == "m" else _FEMININE[form]
+
+
+_FEMININE = {
+    "he": "she", "him": "her", "his": "her", "boy": "girl", "o": "a", "lo": "la", "gli": "le", "il": "la",
+    "un": "una", "bambino": "bambina", "ragazzo": "ragazza", "un bambino": "una bambina", "un ragazzo": "una ragazza",
+    "il migliore amico": "la migliore amica", "un amico": "un'amica", "i": "e",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A noun in both languages."""
+
+    en: EnglishNoun
+    it: ItalianNoun
+
+    def noun(self, language: str) -> EnglishNoun | ItalianNoun:
+        return self.en if language == "en" else self.it
+
+
+@dataclass(frozen=True)
+class Object(Thing):
+    material: str
+    """English name, a key of the materials table."""
+    use_en: str
+    use_it: str
+
+
+@dataclass(frozen=True)
+class Place(Thing):
+    at: str
+    """English preposition: in the park, on the beach."""
+
+
+@dataclass(frozen=True)
+class Adjective:
+    en: str
+    it: str
+    before: bool = False
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    people: tuple[Person, ...]
+    objects: tuple[Object, ...]
+    materials: dict[str, str]
+    places: tuple[Place, ...]
+    object_adjectives: tuple[Adjective, ...]
+    traits: tuple[Adjective, ...]
+
+
+@cache
+def lexicon() -> Lexicon:
+    raw: dict[str, Any] = load_yaml("lexicon.yaml")
+    return Lexicon(
+        people=tuple(Person(name, gender) for gender in ("f", "m") for name in raw["names"][gender]),
+        objects=tuple(
+            Object(EnglishNoun(en), ItalianNoun(it, g), material, use_en, use_it)
+            for en, it, g, material, use_en, use_it in raw["objects"]
+        ),
+        materials=raw["materials"],
+        places=tuple(Place(EnglishNoun(en), ItalianNoun(it, g), at) for en, at, it, g in raw["places"]),
+        object_adjectives=tuple(Adjective(en, it, bool(rest)) for en, it, *rest in raw["object_adjectives"]),
+        traits=tuple(Adjective(en, it) for en, it in raw["traits"]),
+    )
+
+
+def load_yaml(name: str) -> Any:
+    with open(HERE / name, encoding="utf-8") as f:
+        return yaml.safe_load(f)
+
+
+@cache
+def describe(thing: Object, adjective: Adjective, language: str) -> EnglishNoun | ItalianNoun:
+    """The noun with its adjective: a red ball, una palla rossa, una vecchia palla."""
+    if language == "en":
+        return EnglishNoun(thing.en.word, adjective.en)
+    return ItalianNoun(thing.it.word, thing.it.gender, adjective.it, adjective.before)
+
+
+def trait_of(person: Person, trait: Adjective, language: str) -> str:
+    return trait.en if language == "en" else agree(trait.it, person.gender)
