@@ -39,9 +39,7 @@ class Verb:
 
 VERBS = {
     "run": Verb("duetto.pipeline", "every stage in order, then one table of what came out"),
-    "plan": Verb(
-        "pretrain.plan", "parameters, FLOPs, memory, days, cost, before anything runs", locks=False, json=True
-    ),
+    "plan": Verb("pretrain.plan", "parameters, FLOPs, memory, days, cost, before a run", locks=False, json=True),
     "doctor": Verb("pretrain.doctor", "named checks of recipe, machine and run folder", locks=False, json=True),
     "fetch": Verb("data.fetch", "bring all that a recipe needs to this machine (login node)", online=True),
     "tokenize": Verb("data.stage", "sources to tokens to mixture"),
@@ -69,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="verb", metavar="VERB")
     for name, verb in VERBS.items():
-        if importlib.util.find_spec(verb.module.split(".")[0]) and _exists(verb.module):
+        if _exists(verb.module):
             commands.add_parser(name, help=verb.help, add_help=False)
     return top
 

@@ -41,7 +41,7 @@ MARK = "duetto-"
 
 
 def worker_main(main: Callable[[], None]) -> None:
-    """Entry point of a child process: ends with the parent, and reports wrong input and preemption to ``run_logged``."""
+    """Entry point of a child: ends with the parent, and hands wrong input and preemption to ``run_logged``."""
     die_with_parent()
     try:
         main()

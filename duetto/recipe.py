@@ -183,7 +183,7 @@ def validate(schema: type[Any], value: Any, prefix: str = "") -> Any:
 
 
 def _tell(schema: type[Any], value: Any, problem: Any, prefix: str) -> str:
-    loc = [k for k in problem["loc"]]
+    loc = list(problem["loc"])
     where, at, known = "", value, list(_field_names(schema))
     model: Any = schema
     for key in loc[:-1] if loc else []:
@@ -266,10 +266,10 @@ def load_recipe(file: Path | str, overrides: Sequence[str] = (), home: Path | No
     raw = read_yaml(file)
     parsed = [_parse_override(o) for o in overrides]
     sections = ("data", "sft", "dpo", "eval", "cluster")
-    for path, value in parsed:  # which files to read may itself be overridden
-        if len(path) == 1:
-            if path[0] not in _RecipeFile.model_fields:
-                raise UserError(f"{path[0]}={value}: unknown key{nearest(path[0], list(_RecipeFile.model_fields))}")
+    for path, value in parsed:
+        if path[0] not in _RecipeFile.model_fields:
+            raise UserError(f"unknown key {path[0]!r}{nearest(path[0], list(_RecipeFile.model_fields))}")
+        if len(path) == 1:  # which files to read may itself be overridden
             if path[0] == "pretrain" and isinstance(value, str):
                 value = [value]
             raw[path[0]] = value

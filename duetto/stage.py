@@ -56,7 +56,7 @@ class Stage:
     keeps_partial: bool = False
     """The work itself judges partial outputs made under another fingerprint (pretraining keeps its checkpoints)."""
     unhashed: Sequence[str] = ()
-    """Patterns (``*`` crosses folders) of outputs recorded by size only (checkpoints that carry hashes of their own, logs)."""
+    """Patterns (``*`` crosses folders) of outputs recorded by size only: logs, checkpoints with hashes of their own."""
 
     def execute(self, run: Run, force: bool = False) -> dict[str, Any]:
         """Raises whatever ``work`` raises; the manifest then stays absent."""
