@@ -1,0 +1,71 @@
+"""From Axolotl's output to a chat model: the folder that ``transformers`` loads, chats with, and stops in time."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from duetto.errors import UserError
+from duetto.files import read_json, write_json
+from sft import chatml
+
+GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+"""For chatting (Axolotl writes do_sample alone, at temperature 1.0); checks and benchmarks ask for greedy decoding."""
+
+
+def export(output: Path, base: Path, target: Path) -> dict[str, Any]:
+    """Write ``target`` from the finished run in ``output``.
+
+    Args:
+        output: Axolotl's output folder.
+        base: the model that the run started from.
+        target: folder of the chat model; replaced as a whole.
+
+    Returns:
+        ``{"tensors": ..., "end_of_turn": id}``.
+
+    Raises:
+        UserError: the weights do not have the base model's tensors and shapes, or the template is not the trained one.
+    """
+    tensors = tensor_shapes(output)
+    if tensors != tensor_shapes(base):
+        different = sorted(set(tensors.items()) ^ set(tensor_shapes(base).items()))[:3]
+        raise UserError(f"{output}: tensors differ from those of {base}: {different}; the run did not finish well")
+    _, im_end = chatml.chat_token_ids(output)
+    beside = target.with_name(f".{target.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    for path in sorted(output.iterdir()):
+        if path.suffix == ".safetensors" or path.name in COPIED:
+            shutil.copy2(path, beside / path.name)
+    config = read_json(output / "config.json")
+    config |= {"eos_token_id": im_end, "pad_token_id": im_end, "use_cache": True}
+    write_json(beside / "config.json", config)
+    limit = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": im_end, "pad_token_id": im_end}
+    write_json(beside / "generation_config.json", {**GENERATION, **limit})
+    shutil.rmtree(target, ignore_errors=True)
+    beside.rename(target)
+    return {"tensors": len(tensors), "end_of_turn": im_end}
+
+
+COPIED = {
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+}
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model folder, from the headers of its safetensors files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as f:
+            (size,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(size))
+        shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+    if not shapes:
+        raise UserError(f"{folder} holds no model.safetensors")
+    return shapes

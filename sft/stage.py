@@ -1,0 +1,80 @@
+"""``duetto sft``: the base model learns to chat, with Axolotl.
+
+    duetto sft --recipe configs/recipes/demo.yaml
+    make sft RECIPE=configs/recipes/demo.yaml
+
+Prepares the conversations, writes the YAML that Axolotl gets, runs it (resuming from its last whole checkpoint),
+and exports ``instruct/``. The checks before the first step are in ``sft/gate.py``.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from duetto.console import log
+from duetto.errors import UserError
+from duetto.files import sha256_file
+from duetto.run import Run
+from duetto.stage import Job, Stage
+from sft import chatml, launch
+from sft.config import findings, preparation, resolve
+from sft.export import export
+
+
+def run(run: Run, args: argparse.Namespace) -> None:
+    section = run.recipe.sft
+    if section is None:
+        raise UserError(f"{run.recipe.file}: the recipe has no 'sft'; name an Axolotl YAML there")
+    Stage(
+        name="sft",
+        version=1,
+        config={"axolotl": launch.plain(section), "template": sha256_file(chatml.TEMPLATE_FILE)},
+        inputs=["convert"],
+        files=local_files(section),
+        outputs=[run.path("sft"), run.path("instruct")],
+        unhashed=["sft/prepared/*", "sft/checkpoint-*", "sft/*.log"],
+        work=work,
+    ).execute(run, force=args.force)
+
+
+def local_files(section: dict[str, Any]) -> list[Path]:
+    """Dataset files of the section that lie on this machine."""
+    entries = [*(section.get("datasets") or []), *(section.get("test_datasets") or [])]
+    return sorted({Path(d["path"]) for d in entries if Path(d["path"]).is_file()})
+
+
+def work(job: Job) -> dict[str, Any]:
+    run, section = job.run, job.run.recipe.sft
+    assert section is not None
+    base, output = Path(section["base_model"]), run.path("sft")
+    output.mkdir(parents=True, exist_ok=True)
+    for line in findings(section):
+        log(f"sft: {line}")
+    cuda = launch.has_cuda()
+    config, notes = resolve(
+        section,
+        output=output,
+        datasets=section["datasets"],
+        test_datasets=section.get("test_datasets") or [],
+        overrides=chatml.token_overrides(base),
+        cuda=cuda,
+    )
+    for line in notes:
+        log(f"sft: {line}")
+    resume = launch.resume_point(output)
+    if resume:
+        log(f"sft: continues from {resume.name}")
+        config["resume_from_checkpoint"] = str(resume)
+    launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto sft")
+    processes = launch.gpus() if cuda else preparation(section).processes
+    lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / "sft.log", "sft")
+    exported = export(output, base, run.path("instruct"))
+    evaluations = [x["eval_loss"] for x in lines if "eval_loss" in x]
+    held_out = {"heldout_loss_first": evaluations[0], "heldout_loss_last": evaluations[-1]} if evaluations else {}
+    return {
+        "steps": lines[-1]["of"],
+        **launch.loss_summary(lines),
+        **held_out,
+        "processes": processes,
+        **exported,
+    }

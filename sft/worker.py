@@ -1,0 +1,27 @@
+"""One process of an Axolotl run: ``python -m sft.worker axolotl.yaml`` is ``python -m axolotl.cli.train axolotl.yaml``
+that ends with its parent and says in one line what the user got wrong. torchrun starts one for each rank.
+"""
+
+import sys
+
+from duetto.errors import UserError
+from duetto.process import worker_main
+
+
+def main() -> None:
+    from axolotl.cli.args import TrainerCliArgs
+    from axolotl.cli.config import load_cfg
+    from axolotl.cli.train import do_train
+    from pydantic import ValidationError
+
+    try:
+        cfg = load_cfg(sys.argv[1])
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(x) for x in first["loc"]) or "configuration"
+        raise UserError(f"{sys.argv[1]}: {key}: {first['msg']} (Axolotl refuses the file)") from None
+    do_train(cfg, TrainerCliArgs())
+
+
+if __name__ == "__main__":
+    worker_main(main)
