@@ -193,7 +193,7 @@ class Mixture:
                     os.close(self._files.popitem(last=False)[1])
             else:
                 self._files.move_to_end(shard.path)
-            got = os.preadv(fd, [row.view(np.uint8)], offset)
+            got = os.preadv(fd, [row.data.cast("B")], offset)
         if got != wanted:
             raise UserError(f"{shard.path}: read {got} of {wanted} bytes at {offset}; it was truncated during the run")
 

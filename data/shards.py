@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from duetto.errors import UserError
@@ -45,6 +46,12 @@ class Shard:
             record["sha256"],
             record["sample_sha256"],
         )
+
+    @classmethod
+    def of_file(cls, path: Path, token_size: int) -> "Shard":
+        """A shard that was just written, with its index beside it."""
+        documents = path.with_name(path.name + ".index").stat().st_size // 8
+        return cls(str(path), path.stat().st_size // token_size, token_size, documents)
 
     def size(self) -> int:
         """Bytes on disk. Raises FileNotFoundError."""

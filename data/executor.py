@@ -1,0 +1,153 @@
+"""Runs datatrove pipelines: in this process, in local processes, or as SLURM arrays, from one configuration.
+
+datatrove's own local executor starts a manager process that outlives a SIGKILL of its parent and would keep the run
+folder locked; ours uses a plain pool whose workers die with the parent, and no process at all for one worker.
+"""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.utils.stats import PipelineStats
+
+from data.config import Executor
+from duetto.errors import StageFailed, UserError
+from duetto.process import die_with_parent
+
+SMALL_INPUT = 64 * 2**20
+"""Bytes below which starting processes (2 s each) costs more than it brings."""
+
+
+class LocalExecutor(LocalPipelineExecutor):
+    """``LocalPipelineExecutor`` without its manager process, quiet, with a callback while it waits."""
+
+    pipeline: list[Any]
+    poll: Callable[[], None] | None = None
+
+    def run(self) -> PipelineStats:
+        self._launched = True
+        ranks = self.get_incomplete_ranks(range(self.tasks))
+        self.save_executor_as_json()
+        if self.workers == 1:
+            for rank in ranks:
+                self._quietly(rank)
+        elif ranks:
+            # forkserver: a fork of this process would inherit engine threads and the lock of the run folder
+            context = multiprocess.get_context("forkserver")
+            with context.Pool(min(self.workers, len(ranks)), initializer=die_with_parent, maxtasksperchild=1) as pool:
+                waiting = pool.map_async(self._quietly, ranks, chunksize=1)
+                while not waiting.ready():
+                    waiting.wait(0.5)
+                    if self.poll:
+                        self.poll()
+                waiting.get()
+        return PipelineStats()
+
+    def _quietly(self, rank: int) -> None:
+        """datatrove logs every task to standard error too; the task's own log file is enough."""
+        pipeline = self.pipeline
+        if self.workers == 1:
+            from copy import deepcopy
+
+            self.pipeline = deepcopy(pipeline)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                self._run_for_rank(rank, 0)
+        finally:
+            self.pipeline = pipeline
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "poll"}
+
+
+def run_tasks(
+    pipeline: list[Any],
+    name: str,
+    tasks: int,
+    folder: Path,
+    config: Executor,
+    input_bytes: int = 0,
+    poll: Callable[[], None] | None = None,
+) -> None:
+    """Run every task of a pipeline that is not completed yet; returns when all are.
+
+    Args:
+        pipeline: datatrove steps.
+        name: of the job, for SLURM and for messages.
+        tasks: parallel parts.
+        folder: where completions, logs and stats of the tasks are; on resume, completed tasks are skipped.
+        config: where to run.
+        input_bytes: small inputs are done in this process.
+        poll: called twice a second while processes work.
+
+    Raises:
+        UserError: from a task.
+        StageFailed: a SLURM task failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.slurm:
+        _run_slurm(pipeline, name, tasks, folder, config)
+        return
+    workers = config.workers or (1 if input_bytes < SMALL_INPUT else _cores())
+    executor = LocalExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=str(folder))
+    executor.poll = poll
+    executor.run()
+
+
+def _run_slurm(pipeline: list[Any], name: str, tasks: int, folder: Path, config: Executor) -> None:
+    from datatrove.executor import SlurmPipelineExecutor
+
+    slurm = config.slurm
+    assert slurm is not None
+    executor = SlurmPipelineExecutor(
+        pipeline,
+        tasks=tasks,
+        time=slurm.time,
+        partition=slurm.partition,
+        cpus_per_task=slurm.cpus_per_task,
+        mem_per_cpu_gb=slurm.mem_per_cpu_gb,
+        workers=slurm.workers,
+        job_name=f"duetto-{name}",
+        env_command=slurm.env_command or f"export PATH={os.path.dirname(os.sys.executable)}:$PATH",  # type: ignore[attr-defined]
+        logging_dir=str(folder),
+        slurm_logs_folder=str(folder / "slurm"),
+        max_array_size=slurm.max_array_size,
+        sbatch_args=slurm.sbatch,
+        randomize_start_duration=0,
+    )
+    executor.run()
+    if executor.job_id in (None, -1):  # nothing was left to do
+        return
+    while missing := executor.get_incomplete_ranks(skip_completed=True):
+        if not _in_queue(str(executor.job_id)):
+            time.sleep(2)  # the last completion may still be on its way through the file system
+            missing = executor.get_incomplete_ranks(skip_completed=True)
+            if missing:
+                raise StageFailed(
+                    f"{name}: {len(missing)} of {tasks} tasks of SLURM job {executor.job_id} did not finish (first: "
+                    f"{missing[0]}); see {folder}/slurm; run the same command again to redo only those"
+                )
+            return
+        time.sleep(2)
+
+
+def _in_queue(job: str) -> bool:
+    import subprocess
+
+    try:
+        found = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(
+            "executor.slurm is set but there is no squeue here; run on a login node of the cluster"
+        ) from None
+    return bool(found.stdout.strip())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
