@@ -1,0 +1,141 @@
+"""Micro-batches of a step as a pure function of the step: exact resume, and the same data for every dp x accumulation.
+
+Sample order within a step: micro-batch, data parallel rank, row.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from nanotron import distributed as dist
+from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
+from numpy.typing import NDArray
+
+from duetto.errors import UserError
+from pretrain.job import DataStage, Job
+
+MicroBatch = dict[str, Any]
+
+
+class Samples(Protocol):
+    """What this module needs of data.loader.Mixture."""
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]: ...
+
+    def positions(self, tokens: NDArray[Any]) -> NDArray[np.int32]: ...
+
+
+def open_samples(stage: DataStage, sequence_length: int, eos_id: int | None, vocab_size: int) -> Samples:
+    """The sample sequence of a data stage.
+
+    Raises:
+        UserError: shards are missing, changed or of another tokenizer.
+    """
+    from data.loader import open_folders, open_mixture
+
+    if stage.mixture:
+        found = open_mixture(stage.mixture, stage=stage.mixture_stage, sequence_length=sequence_length, seed=stage.seed)
+    else:
+        found = open_folders(
+            stage.folders,
+            stage.weights,
+            sequence_length=sequence_length,
+            seed=stage.seed,
+            eos_id=eos_id,
+            vocab_size=vocab_size,
+        )
+    if found.vocab_size is not None and found.vocab_size > vocab_size:
+        raise UserError(
+            f"the token files of stage {stage.name} come from a tokenizer of {found.vocab_size} entries, the model has "
+            f"{vocab_size}; run duetto tokenize with the model's tokenizer, or change model_config.vocab_size"
+        )
+    return found
+
+
+class Feed:
+    """This rank's micro-batches. On a GPU a thread reads ahead into pinned memory."""
+
+    def __init__(self, job: Job, trainer: Any) -> None:
+        self.job, self.masking = job, job.model.document_masking
+        tokens, shape = job.nanotron["tokens"], job.nanotron["model"]["model_config"]
+        self.sequence_length, self.vocab_size = int(tokens["sequence_length"]), int(shape["vocab_size"])
+        self.rows, self.accumulation = int(tokens["micro_batch_size"]), int(tokens["batch_accumulation_per_replica"])
+        context = trainer.parallel_context
+        self.dp, self.dp_rank = context.dp_pg.size(), dist.get_rank(context.dp_pg)
+        self.pp_rank = dist.get_rank(context.pp_pg)
+        self.first_pp, self.last_pp = trainer.unwrapped_model.input_pp_rank, trainer.unwrapped_model.output_pp_rank
+        self.cuda = torch.cuda.is_available()
+        self.opened: tuple[int, Samples] | None = None
+        ahead = self.cuda and any(s.loader_workers for s in job.data)
+        self.pool = ThreadPoolExecutor(1, "loader") if ahead else None
+        self.next: tuple[int, Future[list[MicroBatch]]] | None = None
+
+    def stage_of(self, step: int) -> int:
+        """Index of the data stage that feeds ``step`` (1-based)."""
+        return max(i for i, s in enumerate(self.job.data) if s.start_step <= step)
+
+    def step(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of ``step``, on the device."""
+        if self.pool is None:
+            return self._load(step)
+        batch = self.next[1].result() if self.next and self.next[0] == step else self._load(step)
+        self.next = (step + 1, self.pool.submit(self._load, step + 1)) if step < self.job.steps else None
+        return [self._to_device(b) for b in batch]
+
+    def _samples(self, index: int) -> Samples:
+        if self.opened is None or self.opened[0] != index:
+            stage = self.job.data[index]
+            self.opened = (index, open_samples(stage, self.sequence_length, self.job.eos_id, self.vocab_size))
+        return self.opened[1]
+
+    def _load(self, step: int) -> list[MicroBatch]:
+        index = self.stage_of(step)
+        samples, start = self._samples(index), self.job.data[index].start_step
+        first = (step - start) * self.rows * self.accumulation * self.dp
+        return [
+            self._micro_batch(samples, first + (m * self.dp + self.dp_rank) * self.rows)
+            for m in range(self.accumulation)
+        ]
+
+    def _micro_batch(self, samples: Samples, first: int) -> MicroBatch:
+        if self.pp_rank not in (self.first_pp, self.last_pp):
+            return self.place(None, None)
+        window = samples.batch(first, self.rows)
+        highest = int(window.max())
+        if highest >= self.vocab_size:
+            raise UserError(
+                f"samples {first} to {first + self.rows} hold token {highest}, the model has {self.vocab_size}: the "
+                "token files were made with another tokenizer; run duetto tokenize --force"
+            )
+        positions = samples.positions(window[:, :-1]) if self.masking else None
+        return self.place(torch.from_numpy(window), None if positions is None else torch.from_numpy(positions))
+
+    def place(
+        self, window: torch.Tensor | None, positions: torch.Tensor | None, label_mask: torch.Tensor | None = None
+    ) -> MicroBatch:
+        """What each pipeline stage gets of a window ``[rows, sequence_length + 1]``."""
+        first, last = TensorPointer(self.first_pp), TensorPointer(self.last_pp)
+        out: MicroBatch = {"input_ids": first, "input_mask": first, "label_ids": last, "label_mask": last}
+        if window is None:
+            return out
+        everything = torch.ones(window.shape[0], window.shape[1] - 1, dtype=torch.bool)
+        if self.pp_rank == self.first_pp:
+            out["input_ids"] = window[:, :-1].contiguous()
+            out["input_mask"] = everything if positions is None else positions
+        if self.pp_rank == self.last_pp:
+            out["label_ids"] = window[:, 1:].contiguous()
+            out["label_mask"] = everything if label_mask is None else label_mask
+        if self.pool is not None:
+            out = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in out.items()}
+        elif self.cuda:
+            out = self._to_device(out)
+        return out
+
+    @staticmethod
+    def _to_device(batch: MicroBatch) -> MicroBatch:
+        return {k: v.cuda(non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)

@@ -1,0 +1,102 @@
+"""One training process, started by torchrun on every rank.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m pretrain.worker <run>/pretrain/job.json
+
+A worker that is restarted (torchrun --max-restarts, or the command given again) continues from the newest complete
+checkpoint by itself.
+"""
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+from duetto.errors import UserError
+from duetto.process import MARK, worker_main
+from pretrain.checkpoints import Checkpoint, complete, steps_on_disk
+from pretrain.job import Job
+
+
+def main() -> None:
+    job = Job.load(sys.argv[1])
+    warnings.filterwarnings("ignore")
+    import torch
+
+    from pretrain import compat
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    compat.install()
+    from nanotron import distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.initialize_torch_distributed()
+    _check_world(job)
+    checkpoint = _agree_on_checkpoint(job)
+    if checkpoint is not None and checkpoint.step >= job.last_step:
+        torch.distributed.destroy_process_group()
+        return
+    from pretrain.trainer import Trainer
+
+    trainer = Trainer(job, checkpoint)
+    try:
+        trainer.run()
+    finally:
+        trainer.close()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _check_world(job: Job) -> None:
+    p, world = job.nanotron["parallelism"], int(os.environ["WORLD_SIZE"])
+    if p["dp"] * p["tp"] * p["pp"] != world:
+        raise UserError(
+            f"dp {p['dp']} x tp {p['tp']} x pp {p['pp']} = {p['dp'] * p['tp'] * p['pp']} processes are configured, "
+            f"{world} were started; make parallelism and the number of processes (nodes x GPUs) equal"
+        )
+
+
+def _agree_on_checkpoint(job: Job) -> Checkpoint | None:
+    """The newest checkpoint of this job that every node has whole; younger remains are removed."""
+    import torch.distributed as td
+
+    root, leader = job.root / "checkpoints", _leader(job)
+    found: Checkpoint | None = None
+    told: list[int | None] = [None] * td.get_world_size()
+    limit = job.last_step
+    while True:
+        if leader:
+            found, torn = complete(root, up_to=limit)
+            for line in torn:
+                sys.stderr.write(f"{MARK}note: {line}\n")
+        # Not a collective of tensors: the device is not set up for all backends yet, and this happens once.
+        td.all_gather_object(told, found.step if found else -1 if leader else None)
+        steps = [s for s in told if s is not None]
+        limit = min(steps)
+        if max(steps) == limit:
+            break
+    if limit <= job.offset and job.offset > 0:
+        limit = -1  # the last checkpoint of the stage before: its weights are job.init_from
+    if leader:
+        _remove_after(root, limit)
+    td.barrier()
+    if limit < 0:
+        return None
+    return complete(root, up_to=limit, hashes=False)[0]
+
+
+def _leader(job: Job) -> bool:
+    shared = job.checkpoints.shared_filesystem
+    return int(os.environ["RANK" if shared else "LOCAL_RANK"]) == 0
+
+
+def _remove_after(root: Path, step: int) -> None:
+    """Folders beyond the one that is continued are torn; a new attempt must not mix with their files."""
+    for other in steps_on_disk(root):
+        if other > step and not (root / str(other) / "COMMIT").exists():
+            shutil.rmtree(root / str(other))
+
+
+if __name__ == "__main__":
+    worker_main(main)
