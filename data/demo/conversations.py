@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from data.demo.expository import QUESTION_KINDS, question_about, translate
+from data.demo.expository import translation
 from data.demo.lexicon import lexicon
-from data.demo.stories import sample_facts, sentence_case, slots, tell
+from data.demo.reading import scene, story_passage
+from data.demo.stories import finish, sample_facts, slots, tell
 
 Turn = tuple[str, str, dict[str, str]]
 
@@ -51,13 +52,13 @@ def continue_story(rng: random.Random, language: str, held_out: bool) -> Turn:
 
 
 def answer_question(rng: random.Random, language: str, held_out: bool) -> Turn:
-    facts = sample_facts(rng, held_out)
-    question, answer = question_about(facts, rng.choice(QUESTION_KINDS), language)
-    return f"{tell(facts, language, rng).text} {question}", answer, {"answer": answer}
+    passage = rng.choice((scene, story_passage))(rng, language, held_out)
+    question = rng.choice(passage.questions)
+    return f"{passage.text} {question.question}", question.answer, {"answer": question.key}
 
 
 def translate_word(rng: random.Random, language: str, held_out: bool) -> Turn:
-    question, answer = translate(rng.choice(lexicon().objects), language)
+    question, answer = translation(rng.choice(lexicon().objects), language)
     return question, answer, {"answer": answer}
 
 
@@ -78,5 +79,5 @@ KINDS: dict[str, tuple[Callable[[random.Random, str, bool], Turn], int]] = {
 def conversation(rng: random.Random, language: str, held_out: bool, identifier: str) -> dict[str, Any]:
     kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
     ask, answer, facts = KINDS[kind][0](rng, language, held_out)
-    messages = [{"role": "user", "content": sentence_case(ask)}, {"role": "assistant", "content": answer}]
+    messages = [{"role": "user", "content": finish(ask, language)}, {"role": "assistant", "content": answer}]
     return {"id": identifier, "language": language, "kind": kind, "messages": messages, "facts": facts}

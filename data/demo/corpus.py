@@ -9,25 +9,27 @@ import random
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.demo.benchmarks import TASKS
 from data.demo.code_split import is_validation_file, source_files
 from data.demo.conversations import conversation
-from data.demo.expository import object_lesson, story_with_questions
+from data.demo.expository import how_it_works, lesson
+from data.demo.games import packing_game, roll_call
 from data.demo.lexicon import LANGUAGES
 from data.demo.pdf import write_booklet
+from data.demo.reading import scene, story_passage, write_questions
 from data.demo.stories import sample_facts, tell
 from duetto.errors import UserError
 
 VERSION = 1
 """Raised whenever the same seed would give other bytes."""
 
-WEB_STORIES = 14000
-WEB_QUESTIONS = 8000
-BOOKLETS = 300
+WEB_STORIES = {"en": 9500, "it": 7500}
+WEB_OTHERS = {"en": 6500, "it": 5500}
+BOOKLETS = 240
 VALIDATION_DOCUMENTS = 150
 BENCHMARK_ITEMS = 200
 CONVERSATIONS = 3500
@@ -72,10 +74,13 @@ def _json_parts(seed: int, scale: float) -> Iterator[tuple[str, Iterable[dict[st
 
     for language in LANGUAGES:
         name = f"web_{language}"
-        yield f"{name}/stories.jsonl", _stories(rng(name), name, language, round(WEB_STORIES * scale), held_out=False)
         yield (
-            f"{name}/questions.jsonl",
-            _questions(rng(f"{name}/questions"), name, language, round(WEB_QUESTIONS * scale)),
+            f"{name}/stories.jsonl",
+            _stories(rng(name), name, language, round(WEB_STORIES[language] * scale), held_out=False),
+        )
+        yield (
+            f"{name}/explained.jsonl",
+            _others(rng(f"{name}/explained"), name, language, round(WEB_OTHERS[language] * scale)),
         )
         name = f"validation/{language}"
         yield f"{name}.jsonl", _stories(rng(name), name, language, VALIDATION_DOCUMENTS, held_out=True)
@@ -94,10 +99,25 @@ def _stories(rng: random.Random, name: str, language: str, count: int, held_out:
         yield {"id": f"{name}/story-{i}", "text": text, "language": language}
 
 
-def _questions(rng: random.Random, name: str, language: str, count: int) -> Iterator[dict[str, Any]]:
-    for i in range(count):
-        text = object_lesson(rng, language) if rng.random() < 0.4 else story_with_questions(rng, language)
-        yield {"id": f"{name}/questions-{i}", "text": text, "language": language}
+def _read(rng: random.Random, language: str) -> str:
+    make = rng.choice((scene, scene, story_passage))
+    return write_questions(make(rng, language, False), language)
+
+
+OTHER_KINDS: dict[str, tuple[Callable[[random.Random, str], str], int]] = {
+    "reading": (_read, 45),
+    "lesson": (lesson, 18),
+    "process": (how_it_works, 12),
+    "packing": (packing_game, 15),
+    "roll": (roll_call, 10),
+}
+"""Documents beside the stories, with their weights."""
+
+
+def _others(rng: random.Random, name: str, language: str, count: int) -> Iterator[dict[str, Any]]:
+    kinds, weights = list(OTHER_KINDS), [weight for _, weight in OTHER_KINDS.values()]
+    for i, kind in enumerate(rng.choices(kinds, weights, k=count)):
+        yield {"id": f"{name}/{kind}-{i}", "text": OTHER_KINDS[kind][0](rng, language), "language": language}
 
 
 def _conversations(rng: random.Random, name: str, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
@@ -135,7 +155,7 @@ def _write_booklets(folder: Path, seed: int, count: int) -> dict[str, int]:
     size = 0
     for i in range(count):
         paragraphs = [tell(sample_facts(rng, held_out=False), "it", rng).text for _ in range(8)]
-        paragraphs += [object_lesson(rng, "it") for _ in range(3)]
+        paragraphs += [lesson(rng, "it") for _ in range(3)]
         path = folder / f"quaderno-{i:04d}.pdf"
         write_booklet(path, f"Quaderno di lettura {i + 1}", paragraphs)
         size += path.stat().st_size

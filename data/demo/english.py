@@ -1,4 +1,4 @@
-"""The little English morphology that templates need: a/an, plurals, regular past and -ing forms."""
+"""The little English morphology that templates need: a/an, plurals, and verbs given by their three forms."""
 
 import re
 from dataclasses import dataclass
@@ -51,3 +51,15 @@ def _format_noun(noun: EnglishNoun, form: str) -> str:
     if form == "a":
         return f"{indefinite_article(words)} {words}"
     return words if form in ("", "s") else f"{form} {words}"
+
+
+@dataclass(frozen=True)
+class EnglishVerb:
+    """A verb for templates; the format is the same form of "talk": ``f"{run:talking}"`` gives "running"."""
+
+    base: str
+    past: str
+    ing: str
+
+    def __format__(self, form: str) -> str:
+        return {"talk": self.base, "talked": self.past, "talking": self.ing}[form]

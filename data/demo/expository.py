@@ -1,88 +1,116 @@
-"""Texts that explain: objects and their uses, words in the other language, questions and answers about a text."""
+"""Texts that explain: objects and their uses, animals, how things come about, words in the other language."""
 
 import random
+from functools import cache
+from typing import Any
 
-from data.demo.lexicon import Object, lexicon
-from data.demo.morphology import ItalianNoun
-from data.demo.stories import Facts, sample_facts, sentence_case, slots, tell
+from data.demo import english, morphology
+from data.demo.lexicon import Animal, Object, animals, lexicon, load_yaml
+from data.demo.stories import finish
 
-ASK = {"en": ("Question", "Answer"), "it": ("Domanda", "Risposta")}
-
-_ABOUT_STORY = {
-    "en": {
-        "friend": ("Who was with {hero}?", "{friend} was with {hero}."),
-        "place": ("Where were {hero} and {friend}?", "They were {at} {place:the}."),
-        "object": ("What did {hero} have?", "{hero} had {described:a}."),
-        "hero": ("Who had the {object}?", "{hero} had {object:the}."),
-    },
-    "it": {
-        "friend": ("Chi era con {hero}?", "{friend} era con {hero}."),
-        "place": ("Dove erano {hero} e {friend}?", "Erano {place:nel}."),
-        "object": ("Che cosa aveva {hero}?", "{hero} aveva {described:un}."),
-        "hero": ("Chi aveva {object:il}?", "{hero} aveva {object:il}."),
-    },
-}
-QUESTION_KINDS = tuple(_ABOUT_STORY["en"])
-
-
-def question_about(facts: Facts, kind: str, language: str) -> tuple[str, str]:
-    """A question that the story answers, with its answer."""
-    fill = slots(facts, language)
-    question, answer = (sentence_case(t.format(**fill)) for t in _ABOUT_STORY[language][kind])
-    return question, answer
-
-
-def write_question(question: str, answer: str, language: str) -> str:
-    ask, reply = ASK[language]
-    return f"{ask}: {question} {reply}: {answer}"
-
-
-def story_with_questions(rng: random.Random, language: str, count: int = 2) -> str:
-    """A training story followed by questions about it."""
-    facts = sample_facts(rng, held_out=False)
-    story = tell(facts, language, rng)
-    pairs = [question_about(facts, kind, language) for kind in rng.sample(QUESTION_KINDS, count)]
-    return "\n".join([story.text, *(write_question(*pair, language) for pair in pairs)])
-
-
-_ABOUT_OBJECT = {
+_OBJECT = {
     "en": [
-        "Question: What is {object:the} made of? Answer: {object:the} is made of {material}.",
-        "Question: What is {object:the} used for? Answer: {object:the} is used {use}.",
-        "Question: How do you say {object} in Italian? Answer: In Italian you say {other}.",
-        "{object:the} is made of {material}. People use it {use}.",
-        "Most {object:s} are made of {material}. A {object} is used {use}.",
+        "{object:the} is made of {material}. It is used {use}.",
+        "People use {object:the} {use}. It is made of {material}.",
+        "Most {object:s} are made of {material} and are used {use}.",
+        "{object:the} is called {other} in Italian. It is used {use}.",
+        "Question: What is {object:the} made of?\nAnswer: {object:the} is made of {material}.",
+        "Question: What is {object:the} used for?\nAnswer: {object:the} is used {use}.",
+        "Question: How do you say {object} in Italian?\nAnswer: In Italian you say {other}.",
     ],
     "it": [
-        "Domanda: Di che cosa è fatt{object:o} {object:il}? Risposta: {object:il} è di {material}.",
-        "Domanda: A che cosa serve {object:il}? Risposta: {object:il} serve {use}.",
-        "Domanda: Come si dice {object} in inglese? Risposta: In inglese si dice {other}.",
-        "{object:il} è di {material}. Si usa {use}.",
-        "{object:i} sono di {material}. {object:un} serve {use}.",
+        "{object:il} è di {material}. Serve {use}.",
+        "Si usa {object:il} {use}. È di {material}.",
+        "Quasi sempre {object:i} sono di {material} e servono {use}.",
+        "{object:il} in inglese si chiama {other}. Serve {use}.",
+        "Domanda: Di che cosa è fatt{object:o} {object:il}?\nRisposta: {object:il} è di {material}.",
+        "Domanda: A che cosa serve {object:il}?\nRisposta: {object:il} serve {use}.",
+        "Domanda: Come si dice {object} in inglese?\nRisposta: In inglese si dice {other}.",
     ],
+}
+_ANIMAL = {
+    "en": [
+        "{animal:the} is {kind}. It lives {home} and eats {food}. It {habit}.",
+        "{animal:the} lives {home}. It is {kind} that eats {food} and {habit}.",
+        "Many {animal:s} live {home}. {animal:a} {habit}.",
+        "Question: What does {animal:the} eat?\nAnswer: {animal:the} eats {food}.",
+        "Question: Where does {animal:the} live?\nAnswer: {animal:the} lives {home}.",
+        "Question: What kind of animal is {animal:the}?\nAnswer: {animal:the} is {kind}.",
+    ],
+    "it": [
+        "{animal:il} è {kind}. Vive {home} e mangia {food}. Inoltre {habit}.",
+        "{animal:il} vive {home}. È {kind} che mangia {food} e {habit}.",
+        "Molte volte {animal:i} vivono {home}. {animal:un} {habit}.",
+        "Domanda: Che cosa mangia {animal:il}?\nRisposta: {animal:il} mangia {food}.",
+        "Domanda: Dove vive {animal:il}?\nRisposta: {animal:il} vive {home}.",
+        "Domanda: Che animale è {animal:il}?\nRisposta: {animal:il} è {kind}.",
+    ],
+}
+_PROCESS = {
+    "en": [
+        "{asker} asked {teller} {title}. {teller} knew it well.",
+        "{teller} explains to {asker} {title}.",
+        "{asker} wrote in the notebook {title}.",
+    ],
+    "it": [
+        "{asker} chiese a {teller} {title}. {teller} lo sapeva bene.",
+        "{teller} spiega a {asker} {title}.",
+        "{asker} scrisse nel quaderno {title}.",
+    ],
+}
+_ORDER = {
+    "en": ["First {}.", "Then {}.", "After that {}.", "Later {}.", "At last {}."],
+    "it": ["Prima {}.", "Poi {}.", "Dopo {}.", "Più tardi {}.", "Infine {}."],
 }
 
 
 def about_object(rng: random.Random, thing: Object, language: str) -> str:
     italian = language == "it"
-    template = rng.choice(_ABOUT_OBJECT[language]).replace("A {object}", "{object:a}")
-    text = template.format(
+    text = rng.choice(_OBJECT[language]).format(
         object=thing.noun(language),
         material=lexicon().materials[thing.material] if italian else thing.material,
         use=thing.use_it if italian else thing.use_en,
-        other=thing.en.word if italian else thing.it.word,
+        other=thing.en if italian else thing.it,
     )
-    return sentence_case(text)
+    return finish(text, language)
 
 
-def object_lesson(rng: random.Random, language: str) -> str:
-    """Three short statements about objects."""
-    return "\n".join(about_object(rng, thing, language) for thing in rng.sample(lexicon().objects, 3))
+def about_animal(rng: random.Random, animal: Animal, language: str) -> str:
+    kind, food, home, habit = animal.facts_it if language == "it" else animal.facts_en
+    article = morphology.indefinite_article(kind, "m") if language == "it" else english.indefinite_article(kind)
+    text = rng.choice(_ANIMAL[language]).format(
+        animal=animal.noun(language), kind=f"{article} {kind}", food=food, home=home, habit=habit
+    )
+    return finish(text, language)
 
 
-def translate(thing: Object, language: str) -> tuple[str, str]:
+def lesson(rng: random.Random, language: str) -> str:
+    """Three or four short texts about different things and animals."""
+    things: list[Object | Animal] = [*rng.sample(lexicon().objects, 2), *rng.sample(animals(), rng.randint(1, 2))]
+    rng.shuffle(things)
+    return "\n".join(
+        about_object(rng, thing, language) if isinstance(thing, Object) else about_animal(rng, thing, language)
+        for thing in things
+    )
+
+
+@cache
+def _processes() -> list[dict[str, Any]]:
+    processes: list[dict[str, Any]] = load_yaml("knowledge.yaml")["processes"]
+    return processes
+
+
+def how_it_works(rng: random.Random, language: str) -> str:
+    """Somebody explains how a thing comes about, step by step."""
+    asker, teller = rng.sample(lexicon().people, 2)
+    process = rng.choice(_processes())[language]
+    opening = rng.choice(_PROCESS[language]).format(asker=asker, teller=teller, title=process["title"])
+    steps = [order.format(rng.choice(step)) for order, step in zip(_ORDER[language], process["steps"])]
+    return finish(" ".join([opening, *steps]), language)
+
+
+def translation(thing: Object, language: str) -> tuple[str, str]:
     """A request for a word in the other language, and the answer."""
-    assert isinstance(thing.it, ItalianNoun)
     if language == "en":
         return f"How do you say {thing.en} in Italian?", f"In Italian you say {thing.it}."
     return f"Come si dice {thing.it} in inglese?", f"In inglese si dice {thing.en}."

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from data.demo.english import EnglishNoun
+from data.demo.english import EnglishNoun, EnglishVerb
 from data.demo.morphology import ItalianNoun, agree
+from data.demo.verbs import ItalianVerb
 
 LANGUAGES = ("en", "it")
 HERE = Path(__file__).parent
@@ -33,7 +34,7 @@ class Person:
 _FEMININE = {
     "he": "she", "him": "her", "his": "her", "boy": "girl", "o": "a", "lo": "la", "gli": "le", "il": "la",
     "un": "una", "bambino": "bambina", "ragazzo": "ragazza", "un bambino": "una bambina", "un ragazzo": "una ragazza",
-    "il migliore amico": "la migliore amica", "un amico": "un'amica", "i": "e",
+    "il migliore amico": "la migliore amica", "lui": "lei",
 }  # fmt: skip
 
 
@@ -60,6 +61,12 @@ class Object(Thing):
 class Place(Thing):
     at: str
     """English preposition: in the park, on the beach."""
+    at_it: str
+    """Model form of the Italian one: nel, al, sul."""
+
+    def there(self, language: str) -> str:
+        """At the place or to it: "on the beach", "sulla spiaggia"."""
+        return f"{self.at} {self.en:the}" if language == "en" else format(self.it, self.at_it)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,24 @@ class Adjective:
 
 
 @dataclass(frozen=True)
+class Activity:
+    """Something people do, as a verb and what goes with it, in each language."""
+
+    en: EnglishVerb
+    how_en: str
+    it: ItalianVerb
+    how_it: str
+
+
+@dataclass(frozen=True)
+class Animal(Thing):
+    """An animal and what is told of it: (class, food, home, habit) in each language."""
+
+    facts_en: tuple[str, str, str, str]
+    facts_it: tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
 class Lexicon:
     people: tuple[Person, ...]
     objects: tuple[Object, ...]
@@ -77,6 +102,7 @@ class Lexicon:
     places: tuple[Place, ...]
     object_adjectives: tuple[Adjective, ...]
     traits: tuple[Adjective, ...]
+    activities: tuple[Activity, ...]
 
 
 @cache
@@ -89,10 +115,28 @@ def lexicon() -> Lexicon:
             for en, it, g, material, use_en, use_it in raw["objects"]
         ),
         materials=raw["materials"],
-        places=tuple(Place(EnglishNoun(en), ItalianNoun(it, g), at) for en, at, it, g in raw["places"]),
+        places=tuple(Place(EnglishNoun(en), ItalianNoun(it, g), at, at_it) for en, at, it, g, at_it in raw["places"]),
         object_adjectives=tuple(Adjective(en, it, bool(rest)) for en, it, *rest in raw["object_adjectives"]),
         traits=tuple(Adjective(en, it) for en, it in raw["traits"]),
+        activities=tuple(
+            Activity(EnglishVerb(base, past, ing), how, ItalianVerb(infinitive), how_it)
+            for base, past, ing, how, infinitive, how_it in raw["activities"]
+        ),
     )
+
+
+@cache
+def animals() -> tuple[Animal, ...]:
+    return tuple(
+        Animal(EnglishNoun(en), ItalianNoun(it, g), tuple(facts[:4]), tuple(facts[4:]))
+        for en, it, g, *facts in load_yaml("knowledge.yaml")["animals"]
+    )
+
+
+def noun_of(entry: list[str]) -> Thing:
+    """A noun as the YAML files write it: [English, Italian, gender]."""
+    en, it, gender = entry
+    return Thing(EnglishNoun(en), ItalianNoun(it, gender))
 
 
 def load_yaml(name: str) -> Any:

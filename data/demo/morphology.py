@@ -63,6 +63,14 @@ def join(article: str, words: str) -> str:
     return article + words if article.endswith("'") else f"{article} {words}"
 
 
+_EUPHONY = re.compile(r"\b(?:([aA]) (?=[aA])|([eE]) (?=[eE]))")
+
+
+def euphony(text: str) -> str:
+    """ad Anna, ed Elena: the d between two equal vowels, as today's usage has it (not: ed Anna)."""
+    return _EUPHONY.sub(lambda match: (match.group(1) or match.group(2)) + "d ", text)
+
+
 _IRREGULAR_PLURALS = {
     "uomo": "uomini", "uovo": "uova", "dito": "dita", "ginocchio": "ginocchia", "mano": "mani", "ala": "ali",
     "bue": "buoi", "zio": "zii", "amico": "amici", "greco": "greci", "medico": "medici", "moglie": "mogli",

@@ -11,21 +11,41 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from data.demo.lexicon import Adjective, Object, Person, Place, describe, lexicon, load_yaml, trait_of
+from data.demo.lexicon import (
+    LANGUAGES,
+    Activity,
+    Adjective,
+    Object,
+    Person,
+    Place,
+    Thing,
+    describe,
+    lexicon,
+    load_yaml,
+    noun_of,
+    trait_of,
+)
+from data.demo.morphology import euphony
 
 HELD_OUT_SHARE = 20
 """One combination of facts in this many is held out."""
 
+MIDDLE_SHARE, DIALOGUE_SHARE = 0.4, 0.75
+"""How many stories have a sentence before the trouble, and talk after it."""
+
 
 @dataclass(frozen=True)
 class Plot:
+    """A trouble and its outcome; the three texts are lists of wordings by language."""
+
     key: str
     theme: str
     cause: Mapping[str, list[str]]
     line: Mapping[str, list[str]]
     end: Mapping[str, list[str]]
+    nouns: Mapping[str, Thing]
+    """Further slots of the texts: the animal that ran away, the tool that mended."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class Facts:
     place: Place
     adjective: Adjective
     trait: Adjective
+    activity: Activity
     plot: Plot
 
 
@@ -55,13 +76,17 @@ class Story:
 
 @cache
 def plots() -> tuple[Plot, ...]:
-    def by_language(plot: dict[str, Any], part: str) -> dict[str, list[str]]:
-        return {language: plot[language][part] for language in ("en", "it")}
-
-    return tuple(
-        Plot(f"{p['theme']}-{i}", p["theme"], by_language(p, "cause"), by_language(p, "line"), by_language(p, "end"))
-        for i, p in enumerate(load_yaml("plots.yaml"))
-    )
+    found = []
+    for number, raw in enumerate(load_yaml("plots.yaml")):
+        cause, line, end = (
+            {language: raw[language][part] for language in LANGUAGES} for part in ("cause", "line", "end")
+        )
+        for nouns in raw.get("with", [{}]):
+            key = "-".join([raw["theme"], str(number), *(noun[0] for noun in nouns.values())])
+            found.append(
+                Plot(key, raw["theme"], cause, line, end, {slot: noun_of(noun) for slot, noun in nouns.items()})
+            )
+    return tuple(found)
 
 
 @cache
@@ -82,6 +107,7 @@ def sample_facts(rng: random.Random, held_out: bool) -> Facts:
             rng.choice(words.places),
             rng.choice(words.object_adjectives),
             rng.choice(words.traits),
+            rng.choice(words.activities),
             rng.choice(plots()),
         )
         if is_held_out(facts) == held_out:
@@ -89,7 +115,12 @@ def sample_facts(rng: random.Random, held_out: bool) -> Facts:
 
 
 def is_held_out(facts: Facts) -> bool:
-    key = "|".join([facts.hero.name, facts.friend.name, facts.object.en.word, facts.plot.key])
+    return is_held_out_key(facts.hero.name, facts.friend.name, facts.object.en.word, facts.plot.key)
+
+
+def is_held_out_key(*parts: str) -> bool:
+    """The split: the same names give the same side in every process, language and seed."""
+    key = "|".join(parts)
     return int(hashlib.md5(key.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
 
 
@@ -101,27 +132,38 @@ def slots(facts: Facts, language: str) -> dict[str, object]:
         "object": facts.object.noun(language),
         "described": describe(facts.object, facts.adjective, language),
         "place": facts.place.noun(language),
-        "at": facts.place.at,
+        "there": facts.place.there(language),
         "trait": trait_of(facts.hero, facts.trait, language),
+        "verb": facts.activity.en if language == "en" else facts.activity.it,
+        "how": facts.activity.how_en if language == "en" else facts.activity.how_it,
+        **{slot: noun.noun(language) for slot, noun in facts.plot.nouns.items()},
     }
 
 
 def tell(facts: Facts, language: str, rng: random.Random) -> Story:
-    """Word the facts."""
-    fill = slots(facts, language)
-    line = rng.choice(facts.plot.line[language]).format(**fill)
-    parts = [
-        rng.choice(frames()["openings"][language]).format(**fill),
-        rng.choice(facts.plot.cause[language]).format(**fill),
-        rng.choice(frames()["dialogues"][language]).format(line=line[0].upper() + line[1:], **fill),
-    ]
-    ending = rng.choice(facts.plot.end[language]).format(**fill)
-    return Story(facts, language, sentence_case(" ".join(p for p in parts if p)), sentence_case(ending))
+    """Word the facts: opening, perhaps a pause, the trouble, mostly some talk, and the ending."""
+    fill, frame = slots(facts, language), frames()
+    parts = [rng.choice(frame["openings"][language])]
+    if rng.random() < MIDDLE_SHARE:
+        parts.append(rng.choice(frame["middles"][language]))
+    parts.append(rng.choice(facts.plot.cause[language]))
+    if rng.random() < DIALOGUE_SHARE:
+        line = rng.choice(facts.plot.line[language]).format(**fill)
+        fill["line"] = line[0].upper() + line[1:]
+        parts.append(rng.choice(frame["dialogues"][language]))
+    ending = rng.choice(facts.plot.end[language])
+    context, ending = (finish(text.format(**fill), language) for text in (" ".join(parts), ending))
+    return Story(facts, language, context, ending)
 
 
-_SENTENCE_START = re.compile(r"(?:^|[.!?] |[«\"])[a-zàèéìòù]")
+_SENTENCE_START = re.compile(r"(?:^|[.!?]\s|[«\"]|(?:Question|Answer|Domanda|Risposta): )[a-zàèéìòù]")
 
 
-def sentence_case(text: str) -> str:
-    """A capital at the start of each sentence and quotation, so that templates may begin with any slot."""
+def finish(text: str, language: str) -> str:
+    """The last touches that templates cannot know of.
+
+    A capital at the start of each sentence and quotation; Italian: ad Anna, ed Elena; English: no comma after a
+    question in quotes (Italian keeps it).
+    """
+    text = euphony(text) if language == "it" else text.replace('?,"', '?"').replace('!,"', '!"')
     return _SENTENCE_START.sub(lambda match: match.group().upper(), text)

@@ -108,3 +108,28 @@ def gerund(infinitive: str) -> str:
     """giocando, leggendo, dormendo, facendo."""
     stem, conjugation = _stem_and_class(infinitive)
     return stem + _GERUND[conjugation]
+
+
+_MODEL_FORMS = {
+    "parla": ("presente", False),
+    "parlano": ("presente", True),
+    "parlava": ("imperfetto", False),
+    "parlavano": ("imperfetto", True),
+    "parlò": ("passato remoto", False),
+    "parlarono": ("passato remoto", True),
+}
+
+
+@dataclass(frozen=True)
+class ItalianVerb:
+    """A verb for templates; the format is the same form of "parlare": ``f"{bere:parlarono}"`` gives "bevvero"."""
+
+    infinitive: str
+
+    def __format__(self, form: str) -> str:
+        if form == "parlare":
+            return self.infinitive
+        if form == "parlando":
+            return gerund(self.infinitive)
+        tense, plural = _MODEL_FORMS[form]
+        return conjugate(self.infinitive, tense, 3, plural)
