@@ -52,7 +52,7 @@ class DuettoOptions(Section):
     fused_cross_entropy: bool = True
     """Head and loss in one, a slice of tokens at a time: [tokens, vocab] logits are never held."""
     cross_entropy_chunk: int = Field(default=0, ge=0)
-    """Tokens a slice; 0 chooses so that a slice of logits takes at most 32 MB in float32."""
+    """Tokens a slice; 0 chooses so that a slice of logits takes at most 256 MB in float32."""
     compile_layers: bool | None = None
     """torch.compile for each decoder layer; null: on a GPU only."""
     max_epochs: float = Field(default=4.0, gt=0)

@@ -6,7 +6,7 @@ is silently ignored. Data, model and optimizer have files of their own; checks a
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +18,17 @@ class Section(StrictModel):
 
     only: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
     """Field -> (the values it may have, why no other)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        """nanotron writes null where a key was left out; where null has no meaning of its own, it is the default."""
+        if not isinstance(value, dict):
+            return value
+        fields = {f.alias or name: f for name, f in cls.model_fields.items()}
+        unset = {k for k, f in fields.items() if value.get(k, 0) is None and not f.is_required()}
+        unset = {k for k in unset if type(None) not in (fields[k].annotation, *get_args(fields[k].annotation))}
+        return {k: v for k, v in value.items() if k not in unset} if unset else value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -117,12 +128,7 @@ class Parallelism(Section):
     @field_validator("tp_mode", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value or "ALL_REDUCE"
-
-    @field_validator("pp_engine", "tp_linear_async_communication", mode="before")
-    @classmethod
-    def _default(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
+        return value.upper() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _tp(self) -> "Parallelism":

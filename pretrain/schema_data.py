@@ -57,8 +57,6 @@ class NanosetDataset(Section):
             out["dataset_weights"] = [1.0]
         if isinstance(out.get("dataset_read_path"), str):
             out["dataset_read_path"] = [out["dataset_read_path"]]
-        if out.get("dataset_weights") is None:
-            out["dataset_weights"] = []
         return out
 
     @model_validator(mode="after")

@@ -61,8 +61,3 @@ class Optimizer(Section):
     accumulate_grad_in_fp32: bool
     """Sum and reduce gradients in float32 and keep float32 master weights (bf16 without it ends 0.08 nats worse)."""
     learning_rate_scheduler: LRScheduler
-
-    @field_validator("weight_decay_exclude_named_params", mode="before")
-    @classmethod
-    def _none(cls, value: Any) -> Any:
-        return [] if value is None else value
