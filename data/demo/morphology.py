@@ -145,8 +145,8 @@ def agree_before(adjective: str, noun: str, gender: str, plural: bool = False) -
 class ItalianNoun:
     """A noun phrase for templates: ``f"{palla:nel}"`` gives "nella palla"; the format is the masculine model form.
 
-    Formats: "" the bare words, il, un, del al dal nel sul (articulated), mio (with article), con, their plurals i,
-    dei, ai, dai, nei, sui, bare plural "s"; o (agreement ending o/a), lo (clitic), ne (no words).
+    Formats: "" the bare words, il, un, del al dal nel sul con per (with article), a in (without: a scuola, in piazza),
+    mio tuo suo (with article); plurals i dei ai dai nei sui and s (bare); o (the ending o/a), lo (the clitic lo/la).
     """
 
     word: str
@@ -191,6 +191,8 @@ def _format_noun(noun: ItalianNoun, form: str) -> str:
             return join(definite_article(words, noun.gender, True), words)
         return join(articulated(_MERGED_PLURAL[form], words, noun.gender, True), words)
     words = noun.words()
+    if form in ("a", "in"):
+        return f"{form} {words}"
     if form == "un":
         return join(indefinite_article(words, noun.gender), words)
     if form == "il":

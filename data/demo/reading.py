@@ -127,11 +127,13 @@ def story_passage(rng: random.Random, language: str, held_out: bool) -> Passage:
     """A story and two questions; one wrong choice of each is in the story where the story has one."""
     facts = sample_facts(rng, held_out)
     fill = slots(facts, language)
-    others: list[Mapping[str, object]] = []
+    others: list[dict[str, object]] = []
     while len(others) < CHOICES - 1:
         other = slots(sample_facts(rng, held_out), language)
         cast = [fill, *others]
-        if all(other[slot] not in [c[slot] for c in cast] for slot in ("hero", "friend", "object", "there")):
+        people = [c[role] for c in cast for role in ("hero", "friend")]
+        strangers = other["hero"] not in people and other["friend"] not in people
+        if strangers and all(other[slot] not in [c[slot] for c in cast] for slot in ("object", "there")):
             others.append(other)
     others[0] = {**others[0], "hero": fill["friend"]}
     questions = [_question(about, fill, others, language) for about in rng.sample(_ABOUT_STORY[language], 2)]
@@ -144,12 +146,7 @@ def _question(
     question, answer, turn = about
     wrong = tuple(finish(answer.format(**{**fill, turn: other[turn]}), language) for other in others)
     right = finish(answer.format(**fill), language)
-    return Question(
-        finish(question.format(**fill), language),
-        finish(answer.format(**fill), language),
-        f"{fill[turn]}",
-        tuple(wrong),
-    )
+    return Question(finish(question.format(**fill), language), right, f"{fill[turn]}", wrong)
 
 
 def write_questions(passage: Passage, language: str) -> str:
