@@ -122,7 +122,7 @@ def vocabulary(recipe: Recipe, run_root: Path) -> int | None:
         return recipe.tokenizer.train.vocab_size
     sizes = [c.model.shape.vocab_size for c in recipe.pretrain]
     mixture = run_root / "tokens" / "mixture.json"
-    own = read_json(mixture).get("vocab_size") if mixture.exists() else None
+    own = read_json(mixture)["tokenizer"]["vocab_size"] if mixture.exists() else None
     return own or next((s for s in sizes if s != -1), None)
 
 

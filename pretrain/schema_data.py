@@ -1,5 +1,6 @@
 """``data_stages``: token folders with explicit weights, by stretch of steps."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -75,6 +76,12 @@ class NanosetDataset(Section):
         if self.dataset_read_path is not None and len(self.dataset_read_path) != n:
             raise ValueError(f"dataset_read_path has {len(self.dataset_read_path)} folders for {n} in dataset_folder")
         return self
+
+    @property
+    def folders(self) -> list[str]:
+        """Where to read each folder: its local copy where there is one."""
+        copies = self.dataset_read_path or self.dataset_folder
+        return [c if Path(c).is_dir() else f for f, c in zip(self.dataset_folder, copies)]
 
     @property
     def shares(self) -> list[float]:
