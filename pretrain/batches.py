@@ -4,53 +4,17 @@ Sample order within a step: micro-batch, data parallel rank, row.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from nanotron import distributed as dist
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
-from numpy.typing import NDArray
 
 from duetto.errors import UserError
-from pretrain.job import DataStage, Job
+from pretrain.job import Job
+from pretrain.samples import Samples, open_samples
 
 MicroBatch = dict[str, Any]
-
-
-class Samples(Protocol):
-    """What this module needs of data.loader.Mixture."""
-
-    def batch(self, first: int, count: int) -> NDArray[np.int64]: ...
-
-    def positions(self, tokens: NDArray[Any]) -> NDArray[np.int32]: ...
-
-
-def open_samples(stage: DataStage, sequence_length: int, eos_id: int | None, vocab_size: int) -> Samples:
-    """The sample sequence of a data stage.
-
-    Raises:
-        UserError: shards are missing, changed or of another tokenizer.
-    """
-    from data.loader import open_folders, open_mixture
-
-    if stage.mixture:
-        found = open_mixture(stage.mixture, stage=stage.mixture_stage, sequence_length=sequence_length, seed=stage.seed)
-    else:
-        found = open_folders(
-            stage.folders,
-            stage.weights,
-            sequence_length=sequence_length,
-            seed=stage.seed,
-            eos_id=eos_id,
-            vocab_size=vocab_size,
-        )
-    if found.vocab_size is not None and found.vocab_size > vocab_size:
-        raise UserError(
-            f"the token files of stage {stage.name} come from a tokenizer of {found.vocab_size} entries, the model has "
-            f"{vocab_size}; run duetto tokenize with the model's tokenizer, or change model_config.vocab_size"
-        )
-    return found
 
 
 class Feed:

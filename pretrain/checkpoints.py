@@ -75,7 +75,7 @@ def steps_on_disk(root: Path) -> list[int]:
 
 def complete(root: Path, up_to: int | None = None, hashes: bool = True) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that passes `verify`, and why newer ones did not, one line each."""
-    torn = []
+    torn: list[str] = []
     for step in reversed(steps_on_disk(root)):
         if up_to is not None and step > up_to:
             continue
@@ -100,8 +100,8 @@ def refuse_changes(checkpoint: Checkpoint, identity: Mapping[str, Any], accept: 
     ]
     if changed and not accept:
         raise UserError(
-            f"{checkpoint.path} was trained with other settings ({'; '.join(changed)}): a continuation would be neither "
-            "the old run nor the new one; restore the settings, start afresh with --force, or give --accept-change"
+            f"{checkpoint.path} was trained with other settings ({'; '.join(changed)}): a continuation would be "
+            "neither the old run nor the new one; restore them, start afresh with --force, or give --accept-change"
         )
     return changed
 

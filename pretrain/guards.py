@@ -126,10 +126,10 @@ class StallWatch:
             self._note()
             if time.monotonic() - self.since > self.seconds:
                 self.stopped.wait(2 * interval)  # let the others' files settle
-                who = self.silent() or ["unknown"]
+                who = [str(rank) for rank in self.silent()] or ["unknown"]
                 sys.stderr.write(
                     f"{MARK}error: step {self.step + 1} took more than {self.seconds:g} s; silent: rank "
-                    f"{', '.join(map(str, who))}. Look at that node (nvidia-smi, dmesg), then run again\n"
+                    f"{', '.join(who)}. Look at that node (nvidia-smi, dmesg), then run again\n"
                 )
                 sys.stderr.flush()
                 os._exit(1)

@@ -31,7 +31,7 @@ class ModelOptions(StrictModel):
     """Attention-output and down projections start at zero (11 % fewer tokens at tiny scale, docs/lab-notes.md)."""
     fused_cross_entropy: bool = True
     """Head and loss in one, a slice of tokens at a time: [tokens, vocab] logits are never held."""
-    cross_entropy_chunk: int = Field(0, ge=0)
+    cross_entropy_chunk: int = Field(default=0, ge=0)
     """Tokens a slice; 0 chooses so that a slice of logits takes at most 256 MB in fp32 (smaller slices cost time)."""
     compile_layers: bool | None = None
     """torch.compile for each decoder layer; by default on a GPU only."""
@@ -126,6 +126,8 @@ class Job(StrictModel):
     """Index of the pretraining file in the recipe."""
     offset: int = 0
     """Steps that earlier files of the recipe have trained; checkpoints and metrics count on from there."""
+    tokens_before: int = 0
+    """Tokens of those steps."""
     nanotron: dict[str, Any]
     """Configuration of nanotron 0.4."""
     model: ModelOptions = ModelOptions()
@@ -140,12 +142,23 @@ class Job(StrictModel):
     """Ends a document; needed for document masking."""
     init_from: str | None = None
     """Checkpoint whose weights (nothing else) the first step starts from."""
+    resume_from: str | None = None
+    """Complete checkpoint, with optimizer and position, to continue when the run has none of its own."""
     identity: dict[str, Any] = {}
     """What must not change between a checkpoint and its continuation: batch, data, tokenizer, seed, shape."""
-    peak_flops: float | None = None
-    """bf16 FLOP/s of one device by its data sheet; None where it is unknown, and then no MFU is given."""
-    flops_per_token: float | None = None
-    """6 x parameters plus full attention; see pretrain/plan.py."""
+    flops_per_token: float = 0.0
+    """6 x parameters plus attention over the full square (pretrain.arithmetic)."""
+    flops_per_token_causal: float = 0.0
+    """The same with the causal triangle only."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    """Threads of a CPU process."""
+    max_restarts: int = 2
+    """Restarts after a lost worker."""
+    trackers: list[str] = []
+    """trackio, wandb, tensorboard."""
+    compare_before: bool = False
+    """Measure validation before the first step too."""
 
     @property
     def root(self) -> Path:
@@ -154,6 +167,11 @@ class Job(StrictModel):
     @property
     def steps(self) -> int:
         return int(self.nanotron["tokens"]["train_steps"])
+
+    @property
+    def tokens_per_step(self) -> int:
+        t, p = self.nanotron["tokens"], self.nanotron["parallelism"]
+        return int(t["micro_batch_size"] * t["batch_accumulation_per_replica"] * p["dp"] * t["sequence_length"])
 
     @property
     def last_step(self) -> int:

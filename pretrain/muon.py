@@ -169,7 +169,7 @@ def _orthogonalize_in_place(parts: Sequence[torch.Tensor], steps: int, dtype: to
     batches: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
     for part in parts:
         lying = part if part.shape[0] <= part.shape[1] else part.mT
-        batches[tuple(lying.shape)].append(lying)
+        batches[lying.shape[0], lying.shape[1]].append(lying)
     for batch in batches.values():
         done = orthogonalize(torch.stack(batch).to(dtype), steps)
         for into, result in zip(batch, done):

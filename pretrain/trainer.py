@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from duetto.errors import Preempted
-from pretrain import optimizer
+from pretrain import devices, optimizer
 from pretrain.batches import Feed
 from pretrain.checkpoints import Checkpoint, Writer
 from pretrain.compat import device_mode, fixes
@@ -93,7 +93,8 @@ class Trainer(DistributedTrainer):
         self.writer = Writer(job.root / "checkpoints", job.checkpoints, self.rank, self.world, _local_ranks())
         self.stall = StallWatch(job.root / ".progress", self.rank, self.world, job.guards.stall_seconds)
         self.last_good = self.checkpoint.step if self.checkpoint else None
-        self.tokens_per_step = self.global_batch_size * self.sequence_length
+        self.tokens_per_step = job.tokens_per_step
+        self.peak = devices.find(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def run(self) -> None:
@@ -112,12 +113,12 @@ class Trainer(DistributedTrainer):
             self._set_learning_rate(step - 1)
             batch = self.feed.step(step)
             clock.lap("data")
-            loss = self._forward_backward(batch)
+            replica_loss = self._forward_backward(batch)
             clock.lap("compute")
             self.stall.arrive(step)
             self._reduce_gradients()
             grad_norm = self._clip()
-            loss, stop, compute = self._agree(loss, clock.parts["compute"])
+            loss, stop, compute = self._agree(replica_loss, clock.parts["compute"])
             clock.lap("reduce")
             skipped = self._judge(step, loss, grad_norm)
             if not skipped:
@@ -249,7 +250,7 @@ class Trainer(DistributedTrainer):
         record: dict[str, Any] = {
             "step": job.offset + step,
             "stage": job.stage,
-            "tokens": (job.offset + step) * self.tokens_per_step,
+            "tokens": job.tokens_before + step * self.tokens_per_step,
             "loss": loss,
             "lr": self.lr_scheduler._last_lr[-1],
             "grad_norm": float(grad_norm),
@@ -258,16 +259,21 @@ class Trainer(DistributedTrainer):
             "seconds": {k: round(v, 5) for k, v in parts.items()},
             "memory_bytes": memory_bytes(),
             "goodput": round(self.clock.goodput(seconds), 4),
-            "mfu": None,
+            # Of the data sheet's dense bf16 peak; None where the device is unknown (a CPU is).
+            "mfu": self._mfu(rate, job.flops_per_token),
+            "mfu_causal": self._mfu(rate, job.flops_per_token_causal),
         }
-        if job.peak_flops and job.flops_per_token:
-            record["mfu"] = round(rate / self.world * job.flops_per_token / job.peak_flops, 4)
         if self.spiked:
             record |= {"spike": True, "skipped": skipped}
         slow = slow_ranks(compute, job.guards.slow_rank_factor)
         if slow:
             record["slow_ranks"] = slow
         self.metrics.write(record)
+
+    def _mfu(self, tokens_per_second: float, flops_per_token: float) -> float | None:
+        if self.peak is None:
+            return None
+        return round(tokens_per_second * flops_per_token / self.world / self.peak.peak_flops, 4)
 
     def save(self, step: int, wait: bool = False) -> None:
         """Copy the state to host memory and let the writer write it; `step` counts inside the job."""

@@ -9,9 +9,9 @@
 | import cycles | imports | the 0.4 wheel cannot be imported as shipped | nanotron main (cycle broken) |
 | flash_attn stand-in | flash_attention | nanotron imports flash_attn unconditionally | where flash-attn is installed |
 | wandb off | fixes | 0.4 calls wandb.init() whenever wandb is importable; we log ourselves | never, a choice |
-| torch.load of own files | fixes | torch >= 2.6 refuses the pickles of optimizer and random state | nanotron main (weights_only=False) |
+| torch.load of own files | fixes | torch >= 2.6 refuses their pickles | nanotron main |
 | integer shapes in metadata | fixes | numpy >= 2 prints np.int64(128), which cannot be read back | nanotron main |
-| optimizer and its loading supplied | fixes | 0.4 knows one AdamW with one decay for all | nanotron main has optimizer_factory, without Muon |
+| optimizer, schedule supplied | fixes | one AdamW, one decay, no 1-sqrt, a step lost on resume | main has a factory |
 | cuda means cpu | cpu | "cuda" is hard-coded | CPU only |
 | gloo | cpu | NCCL is hard-coded, with its ordering assumed (last handle only, buffered sends) | CPU only |
 | rotary buffer, P2P device | cpu | both assert or assume cuda | CPU only |

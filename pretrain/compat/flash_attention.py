@@ -56,8 +56,8 @@ def flash_attn_varlen_func(
     n = cu_seqlens_q.numel() - 1
     if q.shape[0] == n * max_seqlen_q and k.shape[0] == n * max_seqlen_k:
         # Every sequence has the full length, the usual case in pretraining: one batched call.
-        batched = (t.reshape(n, -1, *t.shape[1:]) for t in (q, k, v))
-        return _attend(*batched, causal, softmax_scale).reshape(q.shape)
+        bq, bk, bv = (t.reshape(n, -1, *t.shape[1:]) for t in (q, k, v))
+        return _attend(bq, bk, bv, causal, softmax_scale).reshape(q.shape)
     # Documents of many lengths: one call each, O(length^2), never a [tokens, tokens] mask.
     qs, ks = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     parts = [
@@ -84,7 +84,7 @@ def apply_rotary_emb(
 class RotaryEmbedding(nn.Module):
     """flash_attn.layers.rotary.RotaryEmbedding for ``forward(q, kv)`` with kv ``[batch, seq, 2, heads, dim]``."""
 
-    tables: dict[tuple[int, float, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}  # noqa: RUF012
+    tables: dict[tuple[int, float, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
     """Shared by all layers; not buffers, because nanotron casts buffers to the model's dtype."""
 
     def __init__(self, dim: int, base: float = 10000.0, interleaved: bool = False, **_: object) -> None:
