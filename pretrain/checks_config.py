@@ -104,8 +104,9 @@ def watches(facts: Facts) -> Finding:
         else:
             findings.append(
                 ok(
-                    f"{facts.name(i)}spikes above {w.spike_sigma:g} sigma are {'skipped' if w.skip_spikes else 'recorded'}, "
-                    f"stalls end after {w.stall_seconds:g} s, ranks {w.slow_rank_factor:g} times slower are named"
+                    f"{facts.name(i)}spikes above {w.spike_sigma:g} sigma are "
+                    f"{'skipped' if w.skip_spikes else 'recorded'}; a step of {w.stall_seconds:g} s ends the run; ranks "
+                    f"{w.slow_rank_factor:g} times slower are named"
                 )
             )
     return worst(findings)

@@ -80,8 +80,8 @@ def tokenizer_fits(facts: Facts) -> Finding:
         own = config.model.shape.vocab_size
         if own not in (-1, tokenizer.vocab_size):
             return fail(
-                f"{facts.name(i)}model.model_config.vocab_size is {own:,}, the tokenizer has {tokenizer.vocab_size:,} entries "
-                f"({tokenizer.path})",
+                f"{facts.name(i)}model.model_config.vocab_size is {own:,}, the tokenizer has "
+                f"{tokenizer.vocab_size:,} entries ({tokenizer.path})",
                 f"set pretrain.model.model_config.vocab_size={tokenizer.vocab_size} (or -1)",
             )
     if facts.mixture and facts.mixture["tokenizer"]["sha256"] != tokenizer.sha256:

@@ -8,7 +8,7 @@ from duetto.errors import UserError
 from duetto.files import read_json
 from pretrain.arithmetic import checkpoint_bytes
 from pretrain.checkpoints import steps_on_disk, verify
-from pretrain.checks import Facts, Finding, fail, ok, skip, warn, worst
+from pretrain.checks import SHAPE, Facts, Finding, fail, ok, skip, warn, worst
 from pretrain.mapping import checkpoints_folder
 from pretrain.plan import size, token_bytes
 
@@ -43,8 +43,8 @@ def shared_flag(facts: Facts) -> Finding:
         elif nodes > 1 and not flag:
             findings.append(
                 fail(
-                    f"{facts.name(i)}checkpoints_path_is_shared_file_system is false on {nodes} nodes: each keeps its own "
-                    "part, and a restart on other nodes finds no complete checkpoint",
+                    f"{facts.name(i)}checkpoints_path_is_shared_file_system is false on {nodes} nodes: each keeps its "
+                    "own part, and a restart on other nodes finds no complete checkpoint",
                     "put the run folder (DUETTO_HOME) on a shared disk and set the flag to true",
                 )
             )
@@ -203,13 +203,7 @@ def converts(facts: Facts) -> Finding:
         if hf is None or not hf.exists():
             continue
         theirs, ours = read_json(hf), config.model.shape
-        for key in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "intermediate_size",
-        ):
+        for key in SHAPE:
             if key in theirs and theirs[key] != getattr(ours, key):
                 return fail(
                     f"{facts.name(i)}{hf} has {key} {theirs[key]}, model.model_config has {getattr(ours, key)}",
