@@ -4,7 +4,7 @@ import dataclasses
 import random
 from typing import Any
 
-from data.demo.reading import ASK, scene, story_passage
+from data.demo.reading import scene, story_passage
 from data.demo.stories import plots, sample_facts, tell
 
 
@@ -45,15 +45,14 @@ def _cloze(rng: random.Random, index: int, context: str, right: str, wrong: list
 
 
 def reading(rng: random.Random, language: str, index: int) -> dict[str, Any]:
-    """A question about a held-out passage, every second one a scene; ``question`` is the whole prompt."""
+    """A question about a held-out passage, every second one a scene; the last line of ``question`` is the question."""
     passage = (scene if index % 2 else story_passage)(rng, language, True)
     question = rng.choice(passage.questions)
     texts = [question.answer, *question.wrong]
     rng.shuffle(texts)
-    ask, reply = ASK[language]
     return {
         "id": f"reading-{language}-{index}",
-        "question": f"{passage.text}\n{ask}: {question.question}\n{reply}:",
+        "question": f"{passage.text}\n{question.question}",
         "choices": {"text": texts, "label": list("ABCD")},
         "answerKey": "ABCD"[texts.index(question.answer)],
     }

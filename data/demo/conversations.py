@@ -1,79 +1,81 @@
 """Bilingual conversations for supervised fine-tuning, in the messages format.
 
-Each answer is in the language of the prompt. ``facts`` holds what a checker can look for in the answer.
+Each answer is in the language of its prompt. ``facts`` holds what a right answer must contain, for checkers.
 """
 
 import random
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from data.demo.expository import translation
-from data.demo.lexicon import lexicon
+from data.demo.lexicon import Thing, animals, lexicon, load_yaml
 from data.demo.reading import scene, story_passage
-from data.demo.stories import finish, sample_facts, slots, tell
+from data.demo.stories import finish, is_held_out_key, sample_facts, slots, tell
 
 Turn = tuple[str, str, dict[str, str]]
+"""Prompt, answer, facts."""
 
-_TELL = {
-    "en": ["Tell me a story about {hero} and {described:a}.", "Write a short story with {hero} and {described:a}."],
-    "it": ["Raccontami una storia su {hero} e {described:un}.", "Scrivi una breve storia con {hero} e {described:un}."],
-}
-_CONTINUE = {
-    "en": ["How does this story end? {text}", "Continue this story. {text}"],
-    "it": ["Come finisce questa storia? {text}", "Continua questa storia. {text}"],
-}
-_REFUSE = {
-    "en": (
-        ["What is the weather today?", "Can you drive a car?", "Who will win the match?", "Give me your phone number."],
-        "I am sorry, I cannot do that. I can tell a story, answer a question about a text or translate a word.",
-    ),
-    "it": (
-        [
-            "Che tempo fa oggi?",
-            "Sai guidare la macchina?",
-            "Chi vincerà la partita?",
-            "Dammi il tuo numero di telefono.",
-        ],
-        "Mi dispiace, questo non lo so fare. So raccontare storie, rispondere su un testo e tradurre parole.",
-    ),
-}
+HELD_OUT_REFUSALS = 4
+
+
+@cache
+def _requests() -> dict[str, dict[str, Any]]:
+    requests: dict[str, dict[str, Any]] = load_yaml("requests.yaml")
+    return requests
 
 
 def tell_story(rng: random.Random, language: str, held_out: bool) -> Turn:
     facts = sample_facts(rng, held_out)
-    ask = rng.choice(_TELL[language]).format(**slots(facts, language))
+    ask = rng.choice(_requests()["tell"][language]).format(**slots(facts, language))
     return ask, tell(facts, language, rng).text, {"hero": facts.hero.name, "object": f"{facts.object.noun(language)}"}
 
 
 def continue_story(rng: random.Random, language: str, held_out: bool) -> Turn:
     story = tell(sample_facts(rng, held_out), language, rng)
-    ask = rng.choice(_CONTINUE[language]).format(text=story.context)
-    return ask, story.ending, {"hero": story.facts.hero.name}
+    ask = rng.choice(_requests()["continue"][language]).format(text=story.context)
+    return ask, story.ending, {"hero": story.facts.hero.name, "object": f"{story.facts.object.noun(language)}"}
 
 
 def answer_question(rng: random.Random, language: str, held_out: bool) -> Turn:
     passage = rng.choice((scene, story_passage))(rng, language, held_out)
     question = rng.choice(passage.questions)
-    return f"{passage.text} {question.question}", question.answer, {"answer": question.key}
+    ask = rng.choice(_requests()["question"][language]).format(text=passage.text, question=question.question)
+    return ask, question.answer, {"answer": question.key}
 
 
 def translate_word(rng: random.Random, language: str, held_out: bool) -> Turn:
-    question, answer = translation(rng.choice(lexicon().objects), language)
-    return question, answer, {"answer": answer}
+    """All words are known from training (a word cannot be guessed); held out is the word in this wording."""
+    things: list[Thing] = [*lexicon().objects, *animals()]
+    wordings = _requests()["translate"][language]
+    while True:
+        thing, number = rng.choice(things), rng.randrange(len(wordings))
+        if is_held_out_key("translate", language, thing.en.word, str(number)) == held_out:
+            break
+    word, other = (thing.en, thing.it) if language == "en" else (thing.it, thing.en)
+    answer = _requests()["translation"][language].format(word=other)
+    return wordings[number].format(word=word), answer, {"answer": f"{other}"}
+
+
+def greet(rng: random.Random, language: str, held_out: bool) -> Turn:
+    return rng.choice(_requests()["greet"][language]), _requests()["greeting"][language], {}
 
 
 def refuse(rng: random.Random, language: str, held_out: bool) -> Turn:
-    requests, answer = _REFUSE[language]
-    return rng.choice(requests), answer, {"answer": answer}
+    requests = _requests()["refuse"][language]
+    requests = requests[-HELD_OUT_REFUSALS:] if held_out else requests[:-HELD_OUT_REFUSALS]
+    answer = _requests()["refusal"][language]
+    return rng.choice(requests), answer, {"answer": answer.split(",")[0]}
 
 
 KINDS: dict[str, tuple[Callable[[random.Random, str, bool], Turn], int]] = {
-    "tell": (tell_story, 30),
-    "continue": (continue_story, 10),
-    "question": (answer_question, 40),
+    "tell": (tell_story, 28),
+    "continue": (continue_story, 12),
+    "question": (answer_question, 38),
     "translate": (translate_word, 12),
     "refuse": (refuse, 8),
+    "greet": (greet, 2),
 }
+"""Makers of one conversation, with their weights in percent."""
 
 
 def conversation(rng: random.Random, language: str, held_out: bool, identifier: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.demo.benchmarks import TASKS
+from data.demo.booklets import booklet
 from data.demo.code_split import is_validation_file, source_files
 from data.demo.conversations import conversation
 from data.demo.expository import how_it_works, lesson
@@ -24,7 +25,7 @@ from data.demo.reading import scene, story_passage, write_questions
 from data.demo.stories import sample_facts, tell
 from duetto.errors import UserError
 
-VERSION = 1
+VERSION = 3
 """Raised whenever the same seed would give other bytes."""
 
 WEB_STORIES = {"en": 9500, "it": 7500}
@@ -153,11 +154,10 @@ def _write_booklets(folder: Path, seed: int, count: int) -> dict[str, int]:
     folder.mkdir(parents=True)
     rng = random.Random(f"{seed}/pdf_it")
     size = 0
-    for i in range(count):
-        paragraphs = [tell(sample_facts(rng, held_out=False), "it", rng).text for _ in range(8)]
-        paragraphs += [lesson(rng, "it") for _ in range(3)]
-        path = folder / f"quaderno-{i:04d}.pdf"
-        write_booklet(path, f"Quaderno di lettura {i + 1}", paragraphs)
+    for number in range(1, count + 1):
+        title, sections = booklet(rng, number)
+        path = folder / f"quaderno-{number:04d}.pdf"
+        write_booklet(path, title, sections)
         size += path.stat().st_size
     return {"documents": count, "bytes": size}
 

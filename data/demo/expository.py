@@ -14,18 +14,18 @@ _OBJECT = {
         "People use {object:the} {use}. It is made of {material}.",
         "Most {object:s} are made of {material} and are used {use}.",
         "{object:the} is called {other} in Italian. It is used {use}.",
-        "Question: What is {object:the} made of?\nAnswer: {object:the} is made of {material}.",
-        "Question: What is {object:the} used for?\nAnswer: {object:the} is used {use}.",
-        "Question: How do you say {object} in Italian?\nAnswer: In Italian you say {other}.",
+        "Question: What is {object:the} made of? Answer: {object:the} is made of {material}.",
+        "Question: What is {object:the} used for? Answer: {object:the} is used {use}.",
+        "Question: How do you say {object} in Italian? Answer: In Italian you say {other}.",
     ],
     "it": [
         "{object:il} è di {material}. Serve {use}.",
         "Si usa {object:il} {use}. È di {material}.",
         "Quasi sempre {object:i} sono di {material} e servono {use}.",
         "{object:il} in inglese si chiama {other}. Serve {use}.",
-        "Domanda: Di che cosa è fatt{object:o} {object:il}?\nRisposta: {object:il} è di {material}.",
-        "Domanda: A che cosa serve {object:il}?\nRisposta: {object:il} serve {use}.",
-        "Domanda: Come si dice {object} in inglese?\nRisposta: In inglese si dice {other}.",
+        "Domanda: Di che cosa è fatt{object:o} {object:il}? Risposta: {object:il} è di {material}.",
+        "Domanda: A che cosa serve {object:il}? Risposta: {object:il} serve {use}.",
+        "Domanda: Come si dice {object} in inglese? Risposta: In inglese si dice {other}.",
     ],
 }
 _ANIMAL = {
@@ -33,17 +33,17 @@ _ANIMAL = {
         "{animal:the} is {kind}. It lives {home} and eats {food}. It {habit}.",
         "{animal:the} lives {home}. It is {kind} that eats {food} and {habit}.",
         "Many {animal:s} live {home}. {animal:a} {habit}.",
-        "Question: What does {animal:the} eat?\nAnswer: {animal:the} eats {food}.",
-        "Question: Where does {animal:the} live?\nAnswer: {animal:the} lives {home}.",
-        "Question: What kind of animal is {animal:the}?\nAnswer: {animal:the} is {kind}.",
+        "Question: What does {animal:the} eat? Answer: {animal:the} eats {food}.",
+        "Question: Where does {animal:the} live? Answer: {animal:the} lives {home}.",
+        "Question: What kind of animal is {animal:the}? Answer: {animal:the} is {kind}.",
     ],
     "it": [
         "{animal:il} è {kind}. Vive {home} e mangia {food}. Inoltre {habit}.",
         "{animal:il} vive {home}. È {kind} che mangia {food} e {habit}.",
         "Molte volte {animal:i} vivono {home}. {animal:un} {habit}.",
-        "Domanda: Che cosa mangia {animal:il}?\nRisposta: {animal:il} mangia {food}.",
-        "Domanda: Dove vive {animal:il}?\nRisposta: {animal:il} vive {home}.",
-        "Domanda: Che animale è {animal:il}?\nRisposta: {animal:il} è {kind}.",
+        "Domanda: Che cosa mangia {animal:il}? Risposta: {animal:il} mangia {food}.",
+        "Domanda: Dove vive {animal:il}? Risposta: {animal:il} vive {home}.",
+        "Domanda: Che animale è {animal:il}? Risposta: {animal:il} è {kind}.",
     ],
 }
 _PROCESS = {
@@ -101,16 +101,10 @@ def _processes() -> list[dict[str, Any]]:
 
 
 def how_it_works(rng: random.Random, language: str) -> str:
-    """Somebody explains how a thing comes about, step by step."""
+    """Somebody explains how a thing comes about, step by step; a note on an animal keeps two of them apart."""
     asker, teller = rng.sample(lexicon().people, 2)
     process = rng.choice(_processes())[language]
     opening = rng.choice(_PROCESS[language]).format(asker=asker, teller=teller, title=process["title"])
     steps = [order.format(rng.choice(step)) for order, step in zip(_ORDER[language], process["steps"])]
-    return finish(" ".join([opening, *steps]), language)
-
-
-def translation(thing: Object, language: str) -> tuple[str, str]:
-    """A request for a word in the other language, and the answer."""
-    if language == "en":
-        return f"How do you say {thing.en} in Italian?", f"In Italian you say {thing.it}."
-    return f"Come si dice {thing.it} in inglese?", f"In inglese si dice {thing.en}."
+    note = about_animal(rng, rng.choice(animals()), language)
+    return finish(" ".join([opening, *steps]), language) + "\n" + note

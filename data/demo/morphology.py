@@ -8,6 +8,7 @@ never patched in a template. The choice of article looks at the first sound of t
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
 # Impure s, z, gn, pn, ps, x, y and semivowels take "lo", "uno", "gli".
 _LO = re.compile(r"(s[^aeiouàèéìòùh]|sc[ei]|z|gn|pn|ps|pt|x|y|io|ia|ie)", re.IGNORECASE)
@@ -69,6 +70,20 @@ _EUPHONY = re.compile(r"\b(?:([aA]) (?=[aA])|([eE]) (?=[eE]))")
 def euphony(text: str) -> str:
     """ad Anna, ed Elena: the d between two equal vowels, as today's usage has it (not: ed Anna)."""
     return _EUPHONY.sub(lambda match: (match.group(1) or match.group(2)) + "d ", text)
+
+
+_ONSET = r"(?:[bcdfgptv][lr]|ch[lr]?|gh[lr]?|gn|gl(?=i)|sc|s[bcdfgpqtv][lr]?|qu|[bcdfghlmnpqrstvz])"
+_V = "[aeiouàèéìòù]"
+# Before an onset that follows a vowel or a liquid or nasal coda, and inside a double consonant.
+_BREAK = re.compile(
+    rf"(?<={_V})(?={_ONSET}{_V})|(?<={_V}[lmnr])(?={_ONSET}{_V})|(?<={_V}([bcdfgpstvz]))(?=\1[lr]?{_V})", re.IGNORECASE
+)
+
+
+def syllables(word: str) -> list[str]:
+    """Where a word may be hyphenated: cam-pa-na, ca-stel-lo, so-prat-tut-to. Diphthongs and hiatus stay whole."""
+    cuts = [0, *(match.start() for match in _BREAK.finditer(word)), len(word)]
+    return [word[a:b] for a, b in pairwise(cuts)]
 
 
 _IRREGULAR_PLURALS = {

@@ -150,6 +150,6 @@ def _question(
 
 
 def write_questions(passage: Passage, language: str) -> str:
-    """A training document: the passage, then each question and its answer on lines of their own."""
+    """A training document: the passage, then a line for each question with its answer."""
     ask, reply = ASK[language]
-    return "\n".join([passage.text, *(f"{ask}: {q.question}\n{reply}: {q.answer}" for q in passage.questions)])
+    return "\n".join([passage.text, *(f"{ask}: {q.question} {reply}: {q.answer}" for q in passage.questions)])

@@ -95,13 +95,15 @@ def frames() -> dict[str, dict[str, list[str]]]:
     return frames
 
 
-def sample_facts(rng: random.Random, held_out: bool) -> Facts:
-    """Draw facts from one side of the split."""
+def sample_facts(rng: random.Random, held_out: bool, hero: Person | None = None) -> Facts:
+    """Draw facts from one side of the split, of a given hero or of any."""
     words = lexicon()
     while True:
-        hero, friend = rng.sample(words.people, 2)
+        first, friend = rng.sample(words.people, 2)
+        if friend == hero:
+            continue
         facts = Facts(
-            hero,
+            hero or first,
             friend,
             rng.choice(words.objects),
             rng.choice(words.places),
