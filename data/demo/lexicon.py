@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from data.demo.english import EnglishNoun, EnglishVerb
-from data.demo.morphology import ItalianNoun
+from data.demo.morphology import ItalianNoun, agree
 from data.demo.verbs import ItalianVerb
 
 LANGUAGES = ("en", "it")
@@ -143,3 +143,16 @@ def load_yaml(name: str) -> Any:
     """A resource of this folder; every scalar is kept as text (YAML would read the preposition "on" as true)."""
     with open(HERE / name, encoding="utf-8") as f:
         return yaml.load(f, yaml.BaseLoader)
+
+
+@cache
+def describe(thing: Object, adjective: Adjective, language: str) -> EnglishNoun | ItalianNoun:
+    """The noun with its adjective: a red ball, una palla rossa, una vecchia palla."""
+    if language == "en":
+        return EnglishNoun(thing.en.word, adjective.en)
+    return ItalianNoun(thing.it.word, thing.it.gender, adjective.it, adjective.before)
+
+
+def trait_of(person: Person, trait: Adjective, language: str) -> str:
+    """The adjective agreeing with the person."""
+    return trait.en if language == "en" else agree(trait.it, person.gender)
