@@ -55,11 +55,11 @@ def mebibytes(text: str) -> int:
 class JobSize(StrictModel):
     """What one job asks for; what is left out follows from the cluster."""
 
-    nodes: int | None = Field(None, gt=0)
+    nodes: int | None = Field(default=None, gt=0)
     """Nodes; by default all of ``nodes`` for pretrain, 1 for the others."""
-    gpus_per_node: int | None = Field(None, ge=0)
+    gpus_per_node: int | None = Field(default=None, ge=0)
     """GPUs on each node; by default all for pretrain, sft and dpo, one for the evaluations, none for the others."""
-    cpus: int | None = Field(None, gt=0)
+    cpus: int | None = Field(default=None, gt=0)
     """Cores on each node; by default the share that belongs to the GPUs, all of them for tokenize."""
     memory: str | None = None
     """On each node, SLURM's notation; by default the share that belongs to the cores."""
@@ -73,7 +73,7 @@ class JobSize(StrictModel):
     """Another QOS than the cluster's."""
     constraint: str | None = None
     """Another constraint than the cluster's."""
-    links: int | None = Field(None, gt=0)
+    links: int | None = Field(default=None, gt=0)
     """``pretrain`` only: jobs in the chain of one stage; by default as many as the plan's hours need."""
 
     @field_validator("time")
@@ -111,17 +111,17 @@ class Health(StrictModel):
 
     enabled: bool = True
     """Whether it runs; ``duetto submit --no-health`` switches it off for one submission."""
-    min_free_memory: float = Field(0.8, gt=0, le=1)
+    min_free_memory: float = Field(default=0.8, gt=0, le=1)
     """Share of each GPU's memory that must be free."""
-    min_matmul: float = Field(0.85, gt=0, le=1)
+    min_matmul: float = Field(default=0.85, gt=0, le=1)
     """Slowest matmul, as a share of the median of all nodes."""
-    max_clock_skew: float = Field(2.0, gt=0)
+    max_clock_skew: float = Field(default=2.0, gt=0)
     """Seconds between a node's clock and the first node's."""
-    min_disk_gb: float = Field(5.0, ge=0)
+    min_disk_gb: float = Field(default=5.0, ge=0)
     """Free space where temporary files and where the run folder lie."""
-    min_bandwidth: float = Field(0.0, ge=0)
+    min_bandwidth: float = Field(default=0.0, ge=0)
     """All-reduce bus bandwidth in GB/s under which the job does not start; 0 only reports it."""
-    seconds: int = Field(120, gt=0)
+    seconds: int = Field(default=120, gt=0)
     """A check that takes longer counts as failed."""
 
 
@@ -132,9 +132,9 @@ class Arrays(StrictModel):
     """By default the partition of the tokenize job."""
     time: str = "20:00:00"
     """Limit of one task."""
-    cpus_per_task: int = Field(1, gt=0)
+    cpus_per_task: int = Field(default=1, gt=0)
     """datatrove's tasks are single-threaded; more cores only bring more memory."""
-    mem_per_cpu_gb: int = Field(4, gt=0)
+    mem_per_cpu_gb: int = Field(default=4, gt=0)
     """GiB a core."""
     workers: int = -1
     """Tasks that run at once; -1 for no bound."""
@@ -143,9 +143,9 @@ class Arrays(StrictModel):
 class Watchdog(StrictModel):
     """What counts as trouble in a running pretraining job."""
 
-    stall_seconds: float = Field(1800.0, gt=0)
+    stall_seconds: float = Field(default=1800.0, gt=0)
     """No new step for so long: the job is stopped and goes back to the queue, from its last checkpoint."""
-    slow_factor: float = Field(1.3, gt=1)
+    slow_factor: float = Field(default=1.3, gt=1)
     """A node whose matmul or step takes this many times the median is named slow."""
 
 
@@ -176,7 +176,7 @@ class ClusterConfig(StrictModel):
     """Memory that jobs can have on a node, SLURM's notation; 0 asks for the whole node."""
     time: str = "24:00:00"
     """Longest job."""
-    warning_seconds: int = Field(300, ge=30)
+    warning_seconds: int = Field(default=300, ge=30)
     """A job is warned so long before its limit; a checkpoint must fit in. SLURM may be up to 60 s late."""
     requeue: bool = True
     """A warned or preempted job goes back to the queue under its id; false where the site forbids it: then a chain
@@ -199,13 +199,13 @@ class ClusterConfig(StrictModel):
     """Folder of what ``duetto fetch`` brought (HF_HOME), seen by all nodes."""
     temporary: str | None = None
     """Fast local disk of a node (TMPDIR)."""
-    price_per_gpu_hour: float | None = Field(None, ge=0)
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)
     """In any one currency; for the cost lines."""
     jobs: dict[Literal["tokenize", "pretrain", "convert", "progress", "sft", "dpo", "eval", "card"], JobSize] = {}
     """Sizes by job."""
     data_arrays: Arrays | None = None
     """Spread tokenization over the cluster; without it the tokenize job uses the cores of its own node."""
-    eval_parallel: int = Field(8, gt=0)
+    eval_parallel: int = Field(default=8, gt=0)
     """Parts of an evaluation that run at once."""
     health: Health = Health()
     watchdog: Watchdog = Watchdog()
@@ -240,7 +240,7 @@ class ClusterConfig(StrictModel):
 
     def size(self, stage: str) -> JobSize:
         """The size of a job with every default filled in."""
-        given: JobSize = dict(self.jobs).get(stage, JobSize())  # type: ignore[call-overload]
+        given = {str(k): v for k, v in self.jobs.items()}.get(stage) or JobSize.model_validate({})
         engine = stage in ("pretrain", "sft", "dpo")
         all_gpus = self.gpus_per_node if engine else min(1, self.gpus_per_node)
         if given.gpus_per_node is not None:
@@ -257,18 +257,18 @@ class ClusterConfig(StrictModel):
         if memory is None:
             node = mebibytes(self.memory_per_node)
             memory = "0" if cpus == self.cpus_per_node or node == 0 else f"{node * cpus // self.cpus_per_node}M"
-        return JobSize(
-            nodes=given.nodes or (self.nodes if stage == "pretrain" else 1),
-            gpus_per_node=gpus,
-            cpus=cpus,
-            memory=memory,
-            time=given.time or self.time,
-            partition=given.partition or self.partition,
-            account=given.account or self.account,
-            qos=given.qos or self.qos,
-            constraint=given.constraint or self.constraint,
-            links=given.links,
-        )
+        filled = {
+            "nodes": given.nodes or (self.nodes if stage == "pretrain" else 1),
+            "gpus_per_node": gpus,
+            "cpus": cpus,
+            "memory": memory,
+            "time": given.time or self.time,
+            "partition": given.partition or self.partition,
+            "account": given.account or self.account,
+            "qos": given.qos or self.qos,
+            "constraint": given.constraint or self.constraint,
+        }
+        return given.model_copy(update=filled)
 
 
 def cluster_files() -> Iterator[tuple[Path, dict[str, Any]]]:
