@@ -24,141 +24,140 @@ from data.demo.pdf import write_booklet
 from data.demo.reading import scene, story_passage, write_questions
 from data.demo.stories import sample_facts, tell
 from duetto.errors import UserError
+from duetto.files import atomic_write, read_json, write_json
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same seed would give other bytes."""
 
-WEB_STORIES = {"en": 9500, "it": 7500}
-WEB_OTHERS = {"en": 6500, "it": 5500}
+WEB_PAGES = {"en": 16_000, "it": 13_000}
+"""Documents a language; with the booklets about a million tokens of each, what the demo trains on."""
+WEB_FILES = 2
 BOOKLETS = 240
+CONVERSATIONS = 3500
+"""Per language, as the three below."""
+HELD_OUT_CONVERSATIONS = 120
 VALIDATION_DOCUMENTS = 150
 BENCHMARK_ITEMS = 200
-CONVERSATIONS = 3500
-HELD_OUT_CONVERSATIONS = 120
-"""Per language, as the three above."""
+
+Document = dict[str, Any]
 
 
 def write_corpus(folder: Path, seed: int = 8, scale: float = 1.0) -> dict[str, Any]:
-    """Write the corpus below ``folder`` and return its index (what is in it, by part).
+    """Write the corpus below ``folder`` and return its index: documents and bytes by part.
 
     The folder appears whole or not at all: everything is written beside it and renamed at the end, so a generation that
     was killed starts again from nothing, and one that is there is not made twice.
 
     Args:
         seed: the same seed gives the same bytes, PDFs too.
-        scale: shrinks the training parts, for tests.
+        scale: shrinks the training parts, for tests; held-out parts keep their size.
+
+    Raises:
+        UserError: ``folder`` holds something else, or the disk is full.
     """
-    index_path = folder / "corpus.json"
     wanted = {"version": VERSION, "seed": seed, "scale": scale}
-    if index_path.exists():
-        index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8"))
+    if (folder / "corpus.json").exists():
+        index: dict[str, Any] = read_json(folder / "corpus.json")
         if {key: index.get(key) for key in wanted} == wanted:
             return index
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: holds files that are not a demo corpus; name another folder or empty it")
     beside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    parts = {name: _write(beside / name, rows) for name, rows in _json_parts(seed, scale)}
+    if beside.exists():
+        shutil.rmtree(beside)
+    parts = {name: _write_lines(beside / name, rows) for name, rows in _tables(seed, scale)}
     parts["pdf_it"] = _write_booklets(beside / "pdf_it", seed, max(2, round(BOOKLETS * scale)))
     index = {**wanted, "parts": parts}
-    (beside / "corpus.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_json(beside / "corpus.json", index)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(beside, folder)
     return index
 
 
-def _json_parts(seed: int, scale: float) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
-    def rng(part: str) -> random.Random:
-        # One stream a part: changing one leaves the bytes of the others alone.
-        return random.Random(f"{seed}/{part}")
+def _tables(seed: int, scale: float) -> Iterator[tuple[str, Iterable[Document]]]:
+    """Each JSON Lines file with its rows; every file has a random stream of its own."""
+
+    def rng(name: str) -> random.Random:
+        return random.Random(f"{seed}/{name}")
 
     for language in LANGUAGES:
-        name = f"web_{language}"
-        yield (
-            f"{name}/stories.jsonl",
-            _stories(rng(name), name, language, round(WEB_STORIES[language] * scale), held_out=False),
-        )
-        yield (
-            f"{name}/explained.jsonl",
-            _others(rng(f"{name}/explained"), name, language, round(WEB_OTHERS[language] * scale)),
-        )
+        for part in range(WEB_FILES):
+            name = f"web_{language}/pages-{part}"
+            count = max(1, round(WEB_PAGES[language] * scale / WEB_FILES))
+            yield f"{name}.jsonl", _web_pages(rng(name), name, language, count)
         name = f"validation/{language}"
-        yield f"{name}.jsonl", _stories(rng(name), name, language, VALIDATION_DOCUMENTS, held_out=True)
+        yield f"{name}.jsonl", _held_out_stories(rng(name), name, language)
         for task, make in TASKS.items():
             name = f"benchmarks/{task}_{language}"
             items = rng(name)
             yield f"{name}.jsonl", [make(items, language, i) for i in range(BENCHMARK_ITEMS)]
-    yield "validation/code.jsonl", _code()
-    yield "sft/train.jsonl", _conversations(rng("sft/train"), "train", round(CONVERSATIONS * scale), held_out=False)
+    yield "validation/code.jsonl", _held_out_code(Path(sysconfig.get_path("stdlib")))
+    count = max(1, round(CONVERSATIONS * scale))
+    yield "sft/train.jsonl", _conversations(rng("sft/train"), "train", count, held_out=False)
     yield "sft/heldout.jsonl", _conversations(rng("sft/heldout"), "heldout", HELD_OUT_CONVERSATIONS, held_out=True)
 
 
-def _stories(rng: random.Random, name: str, language: str, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
-    for i in range(count):
-        text = tell(sample_facts(rng, held_out), language, rng).text
+def _story(rng: random.Random, language: str) -> str:
+    return tell(sample_facts(rng, held_out=False), language, rng).text
+
+
+def _reading(rng: random.Random, language: str) -> str:
+    passage = rng.choice((scene, scene, story_passage))
+    return write_questions(passage(rng, language, held_out=False), language)
+
+
+PAGE_KINDS: dict[str, tuple[Callable[[random.Random, str], str], int]] = {
+    "story": (_story, 59),
+    "reading": (_reading, 18),
+    "lesson": (lesson, 7),
+    "process": (how_it_works, 5),
+    "packing": (packing_game, 6),
+    "roll": (roll_call, 5),
+}
+"""Makers of a web page, with their weights in percent of documents."""
+
+
+def _web_pages(rng: random.Random, name: str, language: str, count: int) -> Iterator[Document]:
+    weights = [weight for _, weight in PAGE_KINDS.values()]
+    for i, kind in enumerate(rng.choices(list(PAGE_KINDS), weights, k=count)):
+        yield {"id": f"{name}/{kind}-{i}", "text": PAGE_KINDS[kind][0](rng, language), "language": language}
+
+
+def _held_out_stories(rng: random.Random, name: str, language: str) -> Iterator[Document]:
+    for i in range(VALIDATION_DOCUMENTS):
+        text = tell(sample_facts(rng, held_out=True), language, rng).text
         yield {"id": f"{name}/story-{i}", "text": text, "language": language}
 
 
-def _read(rng: random.Random, language: str) -> str:
-    make = rng.choice((scene, scene, story_passage))
-    return write_questions(make(rng, language, False), language)
+def _held_out_code(library: Path) -> Iterator[Document]:
+    for path in source_files(library):
+        if is_validation_file(path):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            yield {"id": path.relative_to(library).as_posix(), "text": text, "language": "code"}
 
 
-OTHER_KINDS: dict[str, tuple[Callable[[random.Random, str], str], int]] = {
-    "reading": (_read, 45),
-    "lesson": (lesson, 18),
-    "process": (how_it_works, 12),
-    "packing": (packing_game, 15),
-    "roll": (roll_call, 10),
-}
-"""Documents beside the stories, with their weights."""
-
-
-def _others(rng: random.Random, name: str, language: str, count: int) -> Iterator[dict[str, Any]]:
-    kinds, weights = list(OTHER_KINDS), [weight for _, weight in OTHER_KINDS.values()]
-    for i, kind in enumerate(rng.choices(kinds, weights, k=count)):
-        yield {"id": f"{name}/{kind}-{i}", "text": OTHER_KINDS[kind][0](rng, language), "language": language}
-
-
-def _conversations(rng: random.Random, name: str, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
+def _conversations(rng: random.Random, name: str, count: int, held_out: bool) -> Iterator[Document]:
     for i in range(count):
         for language in LANGUAGES:
             yield conversation(rng, language, held_out, f"{name}-{language}-{i}")
 
 
-def _code() -> Iterator[dict[str, Any]]:
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in source_files(library):
-        if is_validation_file(path):
-            yield {
-                "id": path.relative_to(library).as_posix(),
-                "text": path.read_text(encoding="utf-8", errors="replace"),
-                "language": "code",
-            }
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_lines(path: Path, rows: Iterable[Document]) -> dict[str, int]:
     documents = 0
-    with open(path, "w", encoding="utf-8") as f:
+    with atomic_write(path) as f:
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
             documents += 1
-        f.flush()
-        os.fsync(f.fileno())
     return {"documents": documents, "bytes": path.stat().st_size}
 
 
 def _write_booklets(folder: Path, seed: int, count: int) -> dict[str, int]:
-    folder.mkdir(parents=True)
     rng = random.Random(f"{seed}/pdf_it")
     size = 0
     for number in range(1, count + 1):
         title, sections = booklet(rng, number)
-        path = folder / f"quaderno-{number:04d}.pdf"
-        write_booklet(path, title, sections)
-        size += path.stat().st_size
+        size += write_booklet(folder / f"quaderno-{number:04d}.pdf", title, sections)
     return {"documents": count, "bytes": size}
 
 

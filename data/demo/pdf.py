@@ -11,6 +11,7 @@ from pathlib import Path
 from fpdf import FPDF
 
 from data.demo.morphology import syllables
+from duetto.files import atomic_write
 
 # fpdf2 derives the document's id from this date and the content, so equal text gives equal bytes.
 _DATE = datetime(2024, 1, 1, tzinfo=UTC)
@@ -60,8 +61,8 @@ class Booklet(FPDF):
         self.ln(2.5)
 
 
-def write_booklet(path: Path, title: str, sections: Sequence[tuple[str, str]]) -> None:
-    """Write one PDF.
+def write_booklet(path: Path, title: str, sections: Sequence[tuple[str, str]]) -> int:
+    """Write one PDF and return its size in bytes.
 
     Args:
         sections: (heading, text); each line of the text becomes a paragraph.
@@ -73,7 +74,10 @@ def write_booklet(path: Path, title: str, sections: Sequence[tuple[str, str]]) -
         pdf.heading(heading, 13)
         for paragraph in text.split("\n"):
             pdf.paragraph(paragraph)
-    pdf.output(str(path))
+    content = bytes(pdf.output())
+    with atomic_write(path, "wb") as f:
+        f.write(content)
+    return len(content)
 
 
 @cache
