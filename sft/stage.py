@@ -18,6 +18,7 @@ from duetto.run import Run
 from duetto.stage import Job, Stage
 from sft import chatml, launch
 from sft.config import findings, preparation, resolve
+from sft.conversations import prepare
 from sft.export import export
 
 
@@ -43,6 +44,44 @@ def local_files(section: dict[str, Any]) -> list[Path]:
     return sorted({Path(d["path"]) for d in entries if Path(d["path"]).is_file()})
 
 
+TRAIN, HELD_OUT = "conversations.jsonl", "heldout.jsonl"
+"""What Axolotl reads: the prepared conversations, in the run's ``sft/``."""
+
+
+def prepared_entry(path: Path) -> dict[str, Any]:
+    """The Axolotl dataset entry of a prepared file: one shape, only the assistant's turns trained."""
+    return {
+        "path": str(path),
+        "ds_type": "json",
+        "split": "train",
+        "type": "chat_template",
+        "field_messages": "messages",
+        "field_tools": "tools",
+        "message_property_mappings": {"role": "role", "content": "content"},
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+    }
+
+
+def prepare_all(run: Run, section: dict[str, Any], base: Path, output: Path, pairs: bool = False) -> dict[str, Any]:
+    """Prepare the training file and, where the section names one, the held-out file; the training file's report."""
+    files = {TRAIN: section["datasets"], HELD_OUT: section.get("test_datasets") or []}
+    reports = {
+        name: prepare(
+            entries,
+            output / name,
+            tokenizer_folder=base,
+            context=section.get("sequence_len") or 512,
+            languages=run.recipe.languages,
+            rules=preparation(section),
+            pairs=pairs,
+        )
+        for name, entries in files.items()
+        if entries
+    }
+    return reports[TRAIN]
+
+
 def work(job: Job) -> dict[str, Any]:
     run, section = job.run, job.run.recipe.sft
     assert section is not None
@@ -50,12 +89,13 @@ def work(job: Job) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     for line in findings(section):
         log(f"sft: {line}")
+    report = prepare_all(run, section, base, output)
     cuda = launch.has_cuda()
     config, notes = resolve(
         section,
         output=output,
-        datasets=section["datasets"],
-        test_datasets=section.get("test_datasets") or [],
+        datasets=[prepared_entry(output / TRAIN)],
+        test_datasets=[prepared_entry(output / HELD_OUT)] if section.get("test_datasets") else [],
         overrides=chatml.token_overrides(base),
         cuda=cuda,
     )
@@ -73,6 +113,8 @@ def work(job: Job) -> dict[str, Any]:
     held_out = {"heldout_loss_first": evaluations[0], "heldout_loss_last": evaluations[-1]} if evaluations else {}
     return {
         "steps": lines[-1]["of"],
+        "conversations": report["kept"],
+        "rejected": {reason: found["count"] for reason, found in report["rejected"].items()},
         **launch.loss_summary(lines),
         **held_out,
         "processes": processes,
