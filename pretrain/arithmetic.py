@@ -119,11 +119,12 @@ def activation_bytes(config: PretrainConfig, micro_batch_size: int | None = None
     return whole * in_flight + ends
 
 
-def logit_bytes(config: PretrainConfig, micro_batch_size: int | None = None) -> float:
+def logit_bytes(config: PretrainConfig, micro_batch_size: int | None = None, gpu: bool = True) -> float:
     """Bytes of logits and what is computed from them at the peak.
 
     Plain (nanotron's own): bf16 logits, their float32 copy and the softmax over the whole micro batch, 10 bytes a
-    token and word. Fused: one slice in float32 with its bf16 gradient, and the head's gradient in float32 and bf16.
+    token and word. Fused: the same of one slice (6 bytes on a GPU, whose softmax widens in its kernel), and the head's
+    gradient in float32 beside a product of its size in bf16.
     """
     m, t = config.model.shape, config.tokens
     tokens = (micro_batch_size or t.micro_batch_size) * t.sequence_length
@@ -131,13 +132,13 @@ def logit_bytes(config: PretrainConfig, micro_batch_size: int | None = None) -> 
     if not config.duetto.fused_cross_entropy:
         return 10 * tokens * words
     chunk = min(config.duetto.cross_entropy_chunk or max(1, int(MICRO // (4 * words))), tokens)
-    return 6 * chunk * words + (6 if chunk < tokens else 2) * words * m.hidden_size
+    return (6 if gpu else 10) * chunk * words + (6 if chunk < tokens else 2) * words * m.hidden_size
 
 
 def memory(config: PretrainConfig, micro_batch_size: int | None = None, gpu: bool = True) -> Memory:
     """Peak of one rank, by part."""
     weights, gradients, optimizer = state_bytes(config)
-    activations, logits = activation_bytes(config, micro_batch_size), logit_bytes(config, micro_batch_size)
+    activations, logits = activation_bytes(config, micro_batch_size), logit_bytes(config, micro_batch_size, gpu)
     reserve = 1.5e9 + 0.05 * (activations + logits) if gpu else 0.0
     return Memory(weights, gradients, optimizer, activations, logits, reserve)
 

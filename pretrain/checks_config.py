@@ -105,7 +105,7 @@ def watches(facts: Facts) -> Finding:
             findings.append(
                 ok(
                     f"{facts.name(i)}spikes above {w.spike_sigma:g} sigma are "
-                    f"{'skipped' if w.skip_spikes else 'recorded'}; a step of {w.stall_seconds:g} s ends the run; ranks "
+                    f"{'skipped' if w.skip_spikes else 'recorded'}; a step of {w.stall_seconds:g} s ends it; ranks "
                     f"{w.slow_rank_factor:g} times slower are named"
                 )
             )
@@ -136,21 +136,23 @@ def _gpu(facts: Facts) -> bool:
 
 
 def schedule_restart(facts: Facts) -> Finding:
-    """A restarted schedule keeps the data position, and says from where it starts."""
+    """A file that restarts the learning rate does not start the data over: sample k follows from stage and seed."""
+    seen: dict[tuple[str, int], int] = {}
     for i, config in enumerate(facts.configs):
-        c = config.checkpoints
-        if c.resume_checkpoint_path is None and not (c.load_lr_scheduler and c.load_optimizer):
-            key = "load_lr_scheduler" if not c.load_lr_scheduler else "load_optimizer"
-            return fail(
-                f"{facts.name(i)}checkpoints.{key} is false without resume_checkpoint_path: nothing is restarted",
-                f"name the checkpoint to continue from, or drop {key}",
-            )
-    restarted = [i for i, c in enumerate(facts.configs) if not c.checkpoints.load_lr_scheduler]
-    if restarted:
-        return ok(
-            f"schedule of {facts.name(restarted[0]) or 'the run '}restarts; data goes on where the checkpoint stood"
-        )
-    return ok("no schedule is restarted; the data position follows from the step")
+        for draw in facts.draws[i]:
+            stage = next((s for s in config.stages if s.name == draw.stage), None)
+            seed = stage.data.seed if stage else config.duetto.data_seed
+            key = (draw.source if stage else draw.stage, config.general.seed if seed is None else seed)
+            first = seen.setdefault(key, i)
+            if first != i:
+                return fail(
+                    f"file {i + 1} restarts the schedule and would read {key[0]} from the start again, in the order "
+                    f"that file {first + 1} read it (seed {key[1]})",
+                    f"give file {i + 1} another seed (duetto.data_seed, or seed of its data_stages)",
+                )
+    if len(facts.configs) == 1:
+        return ok("one schedule; the data position follows from the step")
+    return ok(f"{len(facts.configs)} schedules, each with data of its own")
 
 
 def document_masking_stated(facts: Facts) -> Finding:

@@ -185,12 +185,13 @@ def _changed_batch(facts: Facts, i: int) -> str | None:
             found = verify(folder / str(step), hashes=False)
         except UserError:
             continue
-        before = found.identity.get("batch") if found.commit.get("stage", i) == i else None
+        if found.commit.get("stage", i) != i:
+            return None
         now = {"samples_per_step": config.samples_per_step, "sequence_length": config.tokens.sequence_length}
-        if isinstance(before, dict):
-            for key, value in now.items():
-                if before.get(key, value) != value:
-                    return f"the checkpoint of step {step} was trained with {key} {before[key]}, now it is {value}"
+        for key, value in now.items():
+            before = found.identity.get(key, value)
+            if before != value:
+                return f"the checkpoint of step {step} was trained with {key} {before}, now it is {value}"
         return None
     return None
 

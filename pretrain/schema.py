@@ -97,11 +97,14 @@ class Checkpoints(Section):
     resume_checkpoint_path: str | None = None
     """A complete checkpoint to start from when this run has none of its own; a missing path is an error."""
     load_optimizer: bool = True
-    """Take the optimizer's state from resume_checkpoint_path too."""
     load_lr_scheduler: bool = True
-    """Continue the schedule of resume_checkpoint_path; false restarts it and keeps the data position."""
     checkpoints_path_is_shared_file_system: bool = False
     """True: one rank makes the folders; false: each node writes to its own disk."""
+
+    only = {
+        "load_optimizer": ((True,), "weights with a fresh optimizer are model.init_method.path"),
+        "load_lr_scheduler": ((True,), "a new schedule is a second file in the recipe's pretrain list"),
+    }
 
 
 class Parallelism(Section):
