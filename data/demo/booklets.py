@@ -15,11 +15,11 @@ def booklet(rng: random.Random, number: int) -> tuple[str, list[tuple[str, str]]
     """Title and sections (heading, text) of one booklet, of training facts only."""
     hero = rng.choice(lexicon().people)
     sections = []
-    for _ in range(rng.randint(6, 9)):
+    for _ in range(rng.randint(12, 18)):
         facts = sample_facts(rng, held_out=False, hero=hero)
         heading = rng.choice(_CHAPTERS).format(**slots(facts, "it"))
         sections.append((finish(heading, "it"), tell(facts, "it", rng).text))
-    for page in rng.sample(_PAGES, 3):
+    for page in rng.sample(_PAGES * 2, 6):
         explain = how_it_works if page == "Come funziona?" else lesson
         sections.insert(rng.randint(1, len(sections)), (page, explain(rng, "it")))
     title = finish(rng.choice(_TITLES).format(hero=hero), "it")

@@ -106,14 +106,14 @@ def _width(word: str) -> float:
 
 
 def break_lines(text: str, width: float) -> Iterator[str]:
-    """Greedy line breaking; a word is hyphenated where at least a fifth of the line would stay empty."""
+    """Greedy line breaking; a word is hyphenated where at least a tenth of the line would stay empty."""
     space = _widths()[" "]
     line, used = "", 0.0
     for word in text.split(" "):
         needed = _width(word)
         if line and used + space + needed > width:
             room = width - used - space
-            cut = next((c for c in _pieces(word) if c[2] <= room), None) if room > 0.2 * width else None
+            cut = next((c for c in _pieces(word) if c[2] <= room), None) if room > 0.1 * width else None
             if cut:
                 yield f"{line} {cut[0]}"
                 line, used = cut[1], cut[3]

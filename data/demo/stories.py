@@ -168,4 +168,4 @@ def finish(text: str, language: str) -> str:
     question in quotes (Italian keeps it).
     """
     text = euphony(text) if language == "it" else text.replace('?,"', '?"').replace('!,"', '!"')
-    return _SENTENCE_START.sub(lambda match: match.group().upper(), text)
+    return _SENTENCE_START.sub(lambda match: match.group()[:-1] + match.group()[-1].upper(), text)
