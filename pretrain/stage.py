@@ -20,8 +20,10 @@ from duetto.process import run_logged
 from duetto.run import Run
 from duetto.stage import Job as Work
 from duetto.stage import Stage
-from pretrain import metrics
+from pretrain import metrics, placement
 from pretrain.checkpoints import Checkpoint, complete, refuse_changes
+from pretrain.describe import describe
+from pretrain.doctor import preflight
 from pretrain.job import Job
 
 
@@ -37,17 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(run: Run, args: argparse.Namespace) -> None:
     from pretrain.prepare import jobs
 
-    run.require("tokenize")
-    planned = jobs(run)
     if getattr(args, "dry_run", False):
-        from pretrain.dry_run import show
-
-        show(run, planned)
+        log(describe(run.recipe))
         return
+    run.require("tokenize")
+    if args.force:
+        placement.remove(run.root)
+    planned = jobs(run)
     accept = getattr(args, "accept_change", False)
     root = run.path("pretrain")
 
     def work(_: Work) -> Mapping[str, Any]:
+        preflight(run.recipe, run.root)
+        placement.place(run.recipe.pretrain, run.root)
         for job in planned:
             train(job, run.logs / "pretrain.log", accept)
         return summary(planned)
