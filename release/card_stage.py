@@ -1,6 +1,7 @@
 """Verb ``card``: the release folders of base and chat model, each with its card.
 
     duetto card --recipe configs/recipes/demo.yaml
+    duetto card --check                 # only the lint: does every number of the card still follow from the run?
 
 A release folder holds what is pushed and nothing else: weights in safetensors, tokenizer, chat template, generation
 config, README.md and README.it.md, card.json (where each number came from), the evaluation results and the training
@@ -25,6 +26,7 @@ from duetto.stage import Job, Stage
 from release.card import README, render_card
 from release.config import KINDS, ModelKind
 from release.facts import CardFacts, neutral
+from release.lint import lint
 
 MODEL_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
@@ -36,9 +38,20 @@ MODEL_FILES = (
 VERSION = 1
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="lint the cards that are there, make nothing")
+
+
 def run(run: Run, args: argparse.Namespace) -> None:
-    """Make ``release/<model>/`` for every model that the run has made."""
+    """Make ``release/<model>/`` for every model that the run has made, or only lint what is there.
+
+    Raises:
+        UserError: the lint finds something; every problem is logged.
+    """
     kinds = [kind for kind in KINDS if kind == "base" or run.recipe.sft]
+    if getattr(args, "check", False):
+        check(run, kinds)
+        return
     evaluated = run.manifest("eval") is not None
     if not evaluated:
         log("card: no evaluation results in this run; the card will say so")
@@ -47,7 +60,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
     stage = Stage(
         name="card",
         version=VERSION,
-        config={"release": neutral(run.recipe.resolved, run).get("release"), "recipe": run.recipe.hash},
+        config={"recipe": sha256_json(neutral(run.recipe.resolved, run))},
         inputs=inputs,
         outputs=[run.path("release", kind) for kind in kinds],
         work=lambda job: make_releases(job, kinds),
@@ -55,11 +68,26 @@ def run(run: Run, args: argparse.Namespace) -> None:
     stage.execute(run, force=args.force)
 
 
+def check(run: Run, kinds: list[ModelKind]) -> None:
+    """Lint the cards; raises UserError when there are problems."""
+    run.require("card")
+    problems = [f"release/{kind}/{problem}" for kind in kinds for problem in lint(run, kind)]
+    for problem in problems:
+        log(problem)
+    if problems:
+        raise UserError(f"{run.path('release')}: {len(problems)} problem(s) in the cards, listed above")
+    log(f"card: {len(kinds)} model(s): every number leads to its source")
+
+
 def make_releases(job: Job, kinds: list[ModelKind]) -> dict[str, Any]:
     files: list[str] = []
     for kind in kinds:
         folder = make_release(job.run, kind)
         files += sorted(p.relative_to(job.run.root).as_posix() for p in folder.rglob("*") if p.is_file())
+        for problem in (found := lint(job.run, kind)):
+            log(f"release/{kind}/{problem}")
+        if found:
+            raise UserError(f"{folder}: {len(found)} problem(s) in the card, listed above; mend the recipe's free text")
         log(f"card: {folder / 'README.md'}")
     return {"files": files}
 
@@ -134,7 +162,8 @@ def copy_results(run: Run, kind: ModelKind, folder: Path) -> None:
         shutil.rmtree(target)
     for file in sorted(run.path("eval", kind).glob("*.json")):
         content = neutral(read_json(file), run)
-        content["host"] = ""  # a machine's name is nobody's business
+        # The machine's name and where the run lay there are nobody's business.
+        content |= {"host": "", "model": {**content["model"], "path": kind}}
         if "sha256" in content:  # the result's hash of itself, over the text without local paths
             content["sha256"] = sha256_json({k: v for k, v in content.items() if k != "sha256"})
         write_json(target / file.name, content)

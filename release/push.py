@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Parcel:
     """One release folder and where it goes."""
 
-    kind: str
+    kind: ModelKind
     folder: Path
     repo: str
     paths: list[str]

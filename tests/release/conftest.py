@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import time
@@ -16,6 +17,7 @@ from duetto.files import sha256_file, sha256_json, write_json
 from duetto.recipe import ROOT, Recipe
 from duetto.run import Run
 from duetto.stage import engine_versions
+from release import card_stage
 from release.config import ReleaseConfig
 from tests.support.hub import LocalHub
 
@@ -135,15 +137,41 @@ def make_results(root: Path) -> dict[str, Any]:
             facts |= {"revision": None, "step": 50, "tokens": 12_800, "parameters": 70_000}
             metric = "acc_norm"
             content = {
-                "schema_version": 1, "model": facts, "task": task, "label": task, "language": language,
-                "metric": metric, "value": value, "stderr": stderr, "chance": 0.25, "metrics": {metric: value},
-                "subtasks": {}, "no_context": 0.27, "word_overlap": 0.55 if "cloze" in task else 0.3,
-                "samples": 200, "limit": None, "truncated": 0, "shots": 0, "chat_template": False,
-                "task_version": "1", "task_sha256": "0" * 64, "data": {f"{task}.jsonl": "0" * 64},
-                "backend": "hf", "gate": None, "batch_size": 8, "dtype": "float32", "device": "cpu",
-                "seeds": {}, "versions": engine_versions(), "host": "secret-host", "git_commit": "unknown",
-                "started": "2026-11-20T10:00:00+0000", "seconds": 3.0, "sample_log": f"{task}.samples.jsonl",
-                "sample_log_sha256": "0" * 64, "fingerprint": "0" * 64,
+                "schema_version": 1,
+                "model": facts,
+                "task": task,
+                "label": task,
+                "language": language,
+                "metric": metric,
+                "value": value,
+                "stderr": stderr,
+                "chance": 0.25,
+                "metrics": {metric: value},
+                "subtasks": {},
+                "no_context": 0.27,
+                "word_overlap": 0.55 if "cloze" in task else 0.3,
+                "samples": 200,
+                "limit": None,
+                "truncated": 0,
+                "shots": 0,
+                "chat_template": False,
+                "task_version": "1",
+                "task_sha256": "0" * 64,
+                "data": {f"{task}.jsonl": "0" * 64},
+                "backend": "hf",
+                "gate": None,
+                "batch_size": 8,
+                "dtype": "float32",
+                "device": "cpu",
+                "seeds": {},
+                "versions": engine_versions(),
+                "host": "secret-host",
+                "git_commit": "unknown",
+                "started": "2026-11-20T10:00:00+0000",
+                "seconds": 3.0,
+                "sample_log": f"{task}.samples.jsonl",
+                "sample_log_sha256": "0" * 64,
+                "fingerprint": "0" * 64,
             }
             write_json(root / "eval" / model / f"{task}.json", {**content, "sha256": sha256_json(content)})
             entry = {"value": value, "stderr": stderr, "metric": metric, "chance": 0.25}
@@ -170,10 +198,19 @@ def write_manifest(root: Path, stage: str, inputs: list[str], outputs: list[str]
     write_json(
         root / "manifests" / f"{stage}.json",
         {
-            "stage": stage, "fingerprint": sha256_json(stage), "recipe": "0" * 64, "version": 1, "config": {},
-            "inputs": known, "outputs": digests, "versions": engine_versions(), "git_commit": "unknown",
+            "stage": stage,
+            "fingerprint": sha256_json(stage),
+            "recipe": "0" * 64,
+            "version": 1,
+            "config": {},
+            "inputs": known,
+            "outputs": digests,
+            "versions": engine_versions(),
+            "git_commit": "unknown",
             "host": {"name": "secret-host", "machine": "x86_64", "cpus": 2},
-            "started": "2026-11-20T09:00:00+0000", "seconds": 61.5, "metrics": metrics,
+            "started": "2026-11-20T09:00:00+0000",
+            "seconds": 61.5,
+            "metrics": metrics,
         },
     )
 
@@ -240,6 +277,31 @@ def a_run(finished: Path, tmp_path: Path) -> Callable[..., Run]:
         recipe = make_recipe(root, release)
         (root / "recipe.yaml").write_text(yaml.safe_dump(recipe.resolved))
         return Run(recipe, lock=False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def carded(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder with its cards, made once."""
+    root = tmp_path_factory.mktemp("carded") / "demo"
+    shutil.copytree(finished, root)
+    card_stage.run(Run(make_recipe(root), lock=False), argparse.Namespace(force=False))
+    return root
+
+
+@pytest.fixture
+def released(a_run: Callable[..., Run], carded: Path, tmp_path: Path) -> Callable[..., Run]:
+    """A run with its cards, on a private copy; keyword arguments change the release section and remake them."""
+
+    def make(**release: Any) -> Run:
+        root = tmp_path / "demo"
+        if not root.exists():
+            shutil.copytree(carded, root)
+        run = a_run(**release)
+        if release:
+            card_stage.run(run, argparse.Namespace(force=False))
+        return run
 
     return make
 

@@ -12,35 +12,31 @@ from release import card_stage
 ARGS = argparse.Namespace(force=False)
 
 
-@pytest.fixture
-def released(a_run):
-    run = a_run()
-    card_stage.run(run, ARGS)
-    return run
-
-
 def test_release_folder_holds_what_is_pushed(released):
+    run = released()
     for kind in ("base", "instruct"):
-        folder = released.path("release", kind)
+        folder = run.path("release", kind)
         names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "card.json"} <= names
         assert {"README.md", "README.it.md", "training_config.yaml", "eval/cloze_it.json"} <= names
         assert ("chat_template.jinja" in names) == (kind == "instruct")
         text = "".join((folder / n).read_text() for n in names if n.endswith((".md", ".json", ".yaml")))
-        assert str(released.root) not in text and "secret-host" not in text
+        assert str(run.root) not in text and "secret-host" not in text
 
 
 def test_second_run_is_skipped(released, capsys):
-    before = released.path("release", "base", "README.md").stat().st_mtime_ns
-    card_stage.run(released, ARGS)
+    run = released()
+    before = run.path("release", "base", "README.md").stat().st_mtime_ns
+    card_stage.run(run, ARGS)
     assert "card: unchanged, skipped" in capsys.readouterr().out
-    assert released.path("release", "base", "README.md").stat().st_mtime_ns == before
+    assert run.path("release", "base", "README.md").stat().st_mtime_ns == before
 
 
 def test_metadata_is_what_the_hub_reads(released):
+    run = released()
     from huggingface_hub import ModelCard
 
-    data = ModelCard.load(released.path("release", "instruct", "README.md")).data
+    data = ModelCard.load(run.path("release", "instruct", "README.md")).data
     assert data.language == ["en", "it"] and data.license == "apache-2.0"
     assert data.base_model == "tester/tiny-duo" and data.pipeline_tag == "text-generation"
     assert {r.dataset_name: r.metric_value for r in data.eval_results} == {
@@ -52,7 +48,8 @@ def test_metadata_is_what_the_hub_reads(released):
 
 
 def test_numbers_are_the_run_s(released):
-    text = released.path("release", "instruct", "README.md").read_text()
+    run = released()
+    text = run.path("release", "instruct", "README.md").read_text()
     for expected in ("1,000,000 tokens", "| web_en | 1,200 | 410,000 | 5,120 | 40.0 % |", "5,322", "0.790 ± 0.020"):
         assert expected in text, expected
     assert "reading_it: 0.230 cannot be told from chance (0.250)" in text
@@ -60,16 +57,18 @@ def test_numbers_are_the_run_s(released):
 
 
 def test_italian_card_says_the_same(released):
-    english, italian = (released.path("release", "instruct", n).read_text() for n in ("README.md", "README.it.md"))
+    run = released()
+    english, italian = (run.path("release", "instruct", n).read_text() for n in ("README.md", "README.it.md"))
     assert english.count("\n## ") == italian.count("\n## ") and english.count("\n| ") == italian.count("\n| ")
     assert "1.000.000 token" in italian and "0,790 ± 0,020" in italian
-    claims = json.loads(released.path("release", "instruct", "card.json").read_text())["claims"]
+    claims = json.loads(run.path("release", "instruct", "card.json").read_text())["claims"]
     told = [{tuple(c["sources"]) for c in claims[n]} for n in ("README.md", "README.it.md")]
     assert told[0] == told[1]
 
 
 def test_claims_point_at_their_line_and_source(released):
-    folder = released.path("release", "base")
+    run = released()
+    folder = run.path("release", "base")
     lines = (folder / "README.md").read_text().splitlines()
     claims = json.loads((folder / "card.json").read_text())["claims"]["README.md"]
     assert len(claims) > 80
@@ -79,20 +78,22 @@ def test_claims_point_at_their_line_and_source(released):
 
 
 def test_usage_code_runs_on_the_released_folder(released, capsys):
+    run = released()
     for kind in ("base", "instruct"):
-        folder = released.path("release", kind)
+        folder = run.path("release", kind)
         for name in ("README.md", "README.it.md"):
             code = (folder / name).read_text().split("```python\n")[1].split("```")[0]
-            repo = released.recipe.release.repo_of(kind)
+            repo = run.recipe.release.repo_of(kind)
             assert f'"{repo}"' in code
             exec(compile(code.replace(repo, str(folder)), name, "exec"), {})
     assert capsys.readouterr().out
 
 
 def test_generation_config_is_deliberate_and_the_model_folder_untouched(released):
-    config = json.loads(released.path("release", "instruct", "generation_config.json").read_text())
+    run = released()
+    config = json.loads(run.path("release", "instruct", "generation_config.json").read_text())
     assert config["do_sample"] is False and config["max_new_tokens"] == 32 and "eos_token_id" in config
-    assert "max_new_tokens" not in json.loads(released.path("instruct", "generation_config.json").read_text())
+    assert "max_new_tokens" not in json.loads(run.path("instruct", "generation_config.json").read_text())
 
 
 def edit(path: Path, **changes):
