@@ -14,6 +14,7 @@ from duetto.files import read_json
 from duetto.process import run_logged
 from duetto.run import Run
 from duetto.stage import Job, Stage
+from pretrain import forgetting
 from pretrain.checkpoints import steps_on_disk, verify
 
 
@@ -43,6 +44,8 @@ def run(run: Run, args: argparse.Namespace) -> None:
         outputs=[run.path("base")],
         work=work,
     ).execute(run, args.force)
+    if forgetting.wanted(run):
+        forgetting.compare(run, args.force)
 
 
 def _last(run: Run) -> int:

@@ -107,6 +107,8 @@ class Trainer(DistributedTrainer):
         self._open_journals()
         if self.start_iteration_step == 0 and self.config.checkpoints.save_initial_state:
             self.save(0)
+        if self.start_iteration_step == 0 and self.job.compare_before and self.validator.sets:
+            self._validate(0)
         clock = self.clock
         for step in range(self.start_iteration_step + 1, self.job.steps + 1):
             clock.start()
