@@ -51,6 +51,8 @@ class C4(StrictModel):
 
     require_terminal_punctuation: bool = False
     """FineWeb drops this rule: it removes 30 % of the text for little."""
+    drop_curly_brackets: bool = True
+    """Documents with a ``{`` are programs or templates; False for technical text."""
     min_sentences: int = 5
     min_words_per_line: int = -1
 

@@ -14,7 +14,7 @@ DEFAULT_BLOCKS: dict[str, list[Any]] = {
     "parquet": ["repair", "pii"],
     "warc": ["url", "repair", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "pii"],
     "pdf": ["repair", "language", "pii"],
-    "code": ["repair"],
+    "code": [{"repair": {"mojibake": False}}],
     "hub": [],  # FineWeb, FineWeb-2, FinePDFs and StarCoderData were filtered by their makers
 }
 """What is done to a source that names no ``clean`` list, by kind."""
@@ -44,7 +44,7 @@ class Source(StrictModel):
     limit: int | None = Field(default=None, gt=0)
     """Read at most this many documents of each task: for trials."""
     tasks: int | None = Field(default=None, gt=0)
-    """Parallel parts; by default one an input file, at most ``executor.tasks``."""
+    """Parallel parts, each of whole files; by default one for 32 MB of input, at most ``executor.tasks``."""
     include: list[str] = []
     """Glob patterns of relative paths to read; empty means all of the kind."""
     exclude: list[str] = []
@@ -63,7 +63,10 @@ class Source(StrictModel):
 
     @property
     def blocks(self) -> list[Any]:
-        return DEFAULT_BLOCKS[self.kind] if self.clean is None else self.clean
+        if self.clean is not None:
+            return self.clean
+        own = self.language == "code" and self.kind in ("jsonl", "parquet")
+        return DEFAULT_BLOCKS["code" if own else self.kind]
 
 
 class Generate(StrictModel):

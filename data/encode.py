@@ -8,7 +8,7 @@ the middle; for documents without such text the ids are the same.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,7 @@ class TokenizerFile:
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{self.path}: not a tokenizer.json of Hugging Face tokenizers ({e})") from None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "raw": self.raw, "definition": self.definition}
-
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.raw).hexdigest()
 
@@ -98,7 +95,12 @@ class TokenizerFile:
         return self.added[self.eos]
 
     def encoder(self, engine: str) -> Encode:
-        return {"hf": self._hf, "fastokens": self._fastokens, "gigatoken": self._gigatoken}[engine]()
+        """Built once in a process: a large vocabulary takes seconds to load."""
+        key = (self.sha256, engine)
+        if key not in _encoders:
+            build = {"hf": self._hf, "fastokens": self._fastokens, "gigatoken": self._gigatoken}[engine]
+            _encoders[key] = build()
+        return _encoders[key]
 
     def _hf(self) -> Encode:
         from tokenizers import Tokenizer
@@ -143,3 +145,18 @@ class TokenizerFile:
             return ids[offsets[0] : offsets[-1]], (offsets - offsets[0]).astype(np.int64)
 
         return encode
+
+
+_encoders: dict[tuple[str, str], Encode] = {}
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, modified: int) -> TokenizerFile:
+    return TokenizerFile(path)
+
+
+def load_tokenizer(path: Path | str) -> TokenizerFile:
+    """``TokenizerFile(path)``, read once in a process as long as the file does not change."""
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    return _load(str(file), file.stat().st_mtime_ns if file.exists() else 0)

@@ -14,13 +14,17 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 MARGIN = 0.12
 """Share of the page height, above and below, where running headers and footers are looked for."""
 
-HYPHENS = "-\u00ad\u2010\u0002\ufffe"
+HYPHENS = "-\u00ad\u0002\ufffe"
 """What stands at a line end when a word goes on: PDFium reports a hyphenation as U+0002 or U+FFFE."""
+
+
+SENTENCE_ENDS = (".", "!", "?", ":", "»", "”", '"')
 
 
 @dataclass
@@ -75,6 +79,12 @@ def _page_lines(page: Any) -> list[Line]:
         left, bottom, right, top = textpage.get_rect(i)
         text = textpage.get_text_bounded(left, bottom, right, top).replace("\r", "").strip("\n")
         if text.strip():
+            # The font's own box, not the ink: lines without ascenders or descenders keep their place.
+            index = textpage.get_index(left + 0.5, (bottom + top) / 2, 1.0, 1.0)
+            if index is not None:
+                _, low, _, high = textpage.get_charbox(index, loose=True)
+                if high > low:
+                    bottom, top = low, high
             pieces.append(Line(left, bottom, right, top, text.strip()))
     lines: list[Line] = []
     for piece in pieces:
@@ -149,34 +159,35 @@ def _append_paragraphs(paragraphs: list[str], lines: list[Line]) -> None:
     """Join lines into paragraphs; a page or column break inside a sentence does not end one."""
     if not lines:
         return
+    pitches = sorted(a.bottom - b.bottom for a, b in pairwise(lines) if a.bottom > b.bottom)
+    pitch = pitches[len(pitches) // 2] if pitches else lines[0].height
     width = max(x.right for x in lines)
     previous: Line | None = None
     for line in lines:
-        start_new = True
-        if previous is not None:
-            gap = previous.bottom - line.top
-            start_new = (
-                (
-                    gap > 0.8 * line.height
-                    or abs(previous.height - line.height) > 0.35 * line.height  # a title is set larger
-                    or (previous.text[-1:] in '.!?:»”"' and previous.right < width - 4 * line.height)
-                )
-                and not (gap < -line.height and previous.text[-1:] not in '.!?»”"')
-            )
-        elif paragraphs:
-            start_new = paragraphs[-1][-1:] in '.!?:»”"' or not line.text[:1].islower()
-        if start_new or not paragraphs:
+        if previous is None:
+            new = not paragraphs or paragraphs[-1].endswith(SENTENCE_ENDS) or not line.text[:1].islower()
+        else:
+            down = previous.bottom - line.bottom
+            ended = previous.text.endswith(SENTENCE_ENDS)
+            if abs(previous.height - line.height) > 0.2 * line.height:
+                new = True  # a title is set larger
+            elif down <= 0:
+                new = ended or not line.text[:1].islower()  # on to the next column
+            else:
+                new = down > 1.2 * pitch or (ended and previous.right < width - 4 * line.height)
+        if new:
             paragraphs.append(_clean(line.text))
         else:
             paragraphs[-1] = _join(paragraphs[-1], _clean(line.text))
-        if line.text[-1:] in HYPHENS and not paragraphs[-1].endswith("-"):
-            paragraphs[-1] += "-"
         previous = line
 
 
 def _clean(text: str) -> str:
+    """A mark of hyphenation at the end becomes a plain hyphen; elsewhere it is invisible and goes."""
+    if text[-1:] in HYPHENS:
+        text = text[:-1] + "-"
     for mark in HYPHENS[1:]:
-        text = text.replace(mark, "-" if text.endswith(mark) else "")
+        text = text.replace(mark, "")
     return text.replace("\n", " ")
 
 

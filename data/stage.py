@@ -8,6 +8,7 @@ writes the mixture and the report and is what later stages require.
 """
 
 import argparse
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from data.config import DataConfig, Source
 from duetto.console import log
 from duetto.errors import UserError
-from duetto.files import read_json, sha256_json, write_json
+from duetto.files import disk_full, read_json, sha256_json, write_json
 from duetto.recipe import ROOT, TokenizerTraining
 from duetto.run import Run
 from duetto.stage import Job, Stage
@@ -28,6 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
+    try:
+        _run(run, args)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full(Path(e.filename) if e.filename else run.root) from e
+
+
+def _run(run: Run, args: argparse.Namespace) -> None:
+    for part in ("data", "tokens", "tokenizer"):
+        for torn in run.path(part).rglob(".*.part"):
+            if torn.is_file():  # written beside its place by a run that was killed
+                torn.unlink()
     only, force = getattr(args, "only", None), args.force
     wanted = (only,) if only else ORDER
     if "clean" in wanted:
@@ -111,8 +125,15 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
     ).execute(run, force)
 
 
+BYTES_PER_TASK = 32 * 2**20
+"""A task below this spends more on starting than on working."""
+
+
 def tasks_of(source: Source, files: list[str], config: DataConfig) -> int:
-    return max(1, min(source.tasks or len(files), config.executor.tasks, len(files)))
+    from data.sources import input_bytes
+
+    by_size = -(-input_bytes(source, files) // BYTES_PER_TASK)
+    return max(1, min(source.tasks or by_size, config.executor.tasks, len(files)))
 
 
 def _digests(files: Mapping[str, str]) -> dict[str, str]:
@@ -179,7 +200,7 @@ def _tokenizer(run: Run, force: bool) -> None:
             work=work,
         ).execute(run, force)
         return
-    from data.encode import TokenizerFile
+    from data.encode import load_tokenizer
 
     source = find_tokenizer(wanted)
 
@@ -187,12 +208,12 @@ def _tokenizer(run: Run, force: bool) -> None:
         from data.train_tokenizer import adopt
 
         adopt(source, folder)
-        return {"vocab_size": TokenizerFile(folder).vocab_size}
+        return {"vocab_size": load_tokenizer(folder).vocab_size}
 
     Stage(
         "tokenizer",
         version=1,
-        config={"from": wanted, "sha256": TokenizerFile(source).sha256},
+        config={"from": wanted, "sha256": load_tokenizer(source).sha256},
         outputs=[folder],
         work=copy,
     ).execute(run, force)
@@ -294,10 +315,10 @@ def _mix(run: Run, force: bool) -> None:
 
 
 def _write_mixture(run: Run, config: DataConfig, sources: Mapping[str, Source]) -> dict[str, Any]:
-    from data.encode import TokenizerFile
+    from data.encode import load_tokenizer
     from data.mixture import plan_stages
 
-    tokenizer = TokenizerFile(run.path("tokenizer"))
+    tokenizer = load_tokenizer(run.path("tokenizer"))
     table = {}
     for name, source in sources.items():
         shards = read_json(run.path("tokens", name, "shards.json"))

@@ -10,7 +10,7 @@ from datatrove.data import Document
 
 from data.clean import validation_documents
 from data.config import DataConfig
-from data.encode import TokenizerFile
+from data.encode import TokenizerFile, load_tokenizer
 from data.executor import run_tasks
 from data.ledger import Ledger, byte_length, read_ledgers
 from data.reader import CleanReader, clean_files
@@ -30,7 +30,7 @@ def tokenizer_label(tokenizer: TokenizerFile) -> str:
 def tokenize_source(run: Run, name: str, config: DataConfig) -> dict[str, Any]:
     """Write ``tokens/<source>/*.ds`` and ``shards.json``. Completed tasks of a killed attempt are not done again."""
     clean, folder = run.path("data", name), run.path("tokens", name)
-    tokenizer, options = TokenizerFile(run.path("tokenizer")), config.tokenization
+    tokenizer, options = load_tokenizer(run.path("tokenizer")), config.tokenization
     summary, work = folder / "shards.json", folder / ".tasks"
     if not summary.exists():
         files = clean_files(clean)
@@ -124,7 +124,7 @@ def _held_out(run: Run, config: DataConfig, sources: list[str]) -> Iterator[Docu
 def _validation_file(run: Run, name: str, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
     from data.blocks import Sanitize
 
-    tokenizer = TokenizerFile(run.path("tokenizer"))
+    tokenizer = load_tokenizer(run.path("tokenizer"))
     work = folder / f".{name}"
     shutil.rmtree(work, ignore_errors=True)
     size = 0

@@ -19,7 +19,7 @@ from datatrove.io import get_datafolder
 from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer, TokenizedFile
 from numpy.typing import NDArray
 
-from data.encode import Encode, TokenizerFile
+from data.encode import Encode, TokenizerFile, load_tokenizer
 from data.ledger import byte_length
 from data.shards import Shard
 from duetto.errors import StageFailed
@@ -61,11 +61,11 @@ class FastDocumentTokenizer(DocumentTokenizer):
             batch_size: documents handed to the engine at once.
             batch_bytes: and at most about so much text.
         """
-        self.file = TokenizerFile(tokenizer_file)
+        self.tokenizer_file = tokenizer_file
         super().__init__(
             output_folder,
             label or tokenizer_file,
-            eos_token=self.file.eos,
+            eos_token=load_tokenizer(tokenizer_file).eos,
             batch_size=batch_size,
             max_tokens_per_file=max_tokens_per_file,
             shuffle_documents=shuffle_documents,
@@ -74,6 +74,11 @@ class FastDocumentTokenizer(DocumentTokenizer):
         )
         self.engine, self.oracle_documents, self.batch_bytes = engine, oracle_documents, batch_bytes
         self.final = Path(output_folder)
+
+    @property
+    def file(self) -> TokenizerFile:
+        """Not kept in the object: steps are copied and pickled for every task."""
+        return load_tokenizer(self.tokenizer_file)
 
     @property
     def token_size(self) -> int:  # type: ignore[override]  # a cached property there; here known without loading it

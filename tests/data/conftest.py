@@ -12,15 +12,15 @@ from data.config import DataConfig
 from duetto.recipe import Recipe, TokenizerTraining, validate
 from duetto.run import Run
 
-WORDS = {
-    "en": "the river was wide and the old boat had no sail so they walked along the bank until dark".split(),
-    "it": "il fiume era largo e la vecchia barca non aveva vela così camminarono lungo la riva fino a sera".split(),
+SENTENCES = {
+    "en": "the river was wide and the old boat had no sail so they walked along the bank until dark",
+    "it": "il fiume era largo e la vecchia barca non aveva vela così camminarono lungo la riva fino a sera",
 }
 
 
 def text_of(language: str, i: int, words: int = 60) -> str:
     """A document that differs from its neighbours; no real sentence, but real words."""
-    pool = WORDS[language]
+    pool = SENTENCES[language].split()
     picked = [pool[(i * 7 + j * (3 + i % 5)) % len(pool)] for j in range(words)]
     return f"{language} document {i}. " + " ".join(picked) + "."
 
