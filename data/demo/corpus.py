@@ -26,7 +26,7 @@ from data.demo.stories import sample_facts, tell
 from duetto.errors import UserError
 from duetto.files import atomic_write, read_json, write_json
 
-VERSION = 6
+VERSION = 7
 """Raised whenever the same seed would give other bytes."""
 
 WEB_PAGES = {"en": 17_000, "it": 14_000}

@@ -100,24 +100,20 @@ def sample_facts(rng: random.Random, held_out: bool, hero: Person | None = None)
     words = lexicon()
     while True:
         first, friend = rng.sample(words.people, 2)
-        if friend == hero:
-            continue
-        facts = Facts(
-            hero or first,
-            friend,
-            rng.choice(words.objects),
-            rng.choice(words.places),
-            rng.choice(words.object_adjectives),
-            rng.choice(words.traits),
-            rng.choice(words.activities),
-            rng.choice(plots()),
-        )
-        if is_held_out(facts) == held_out:
-            return facts
-
-
-def is_held_out(facts: Facts) -> bool:
-    return is_held_out_key(facts.hero.name, facts.friend.name, facts.object.en.word, facts.plot.key)
+        first = hero or first
+        thing, plot = rng.choice(words.objects), rng.choice(plots())
+        if friend != first and is_held_out_key(first.name, friend.name, thing.en.word, plot.key) == held_out:
+            break
+    return Facts(
+        first,
+        friend,
+        thing,
+        rng.choice(words.places),
+        rng.choice(words.object_adjectives),
+        rng.choice(words.traits),
+        rng.choice(words.activities),
+        plot,
+    )
 
 
 def is_held_out_key(*parts: str) -> bool:
