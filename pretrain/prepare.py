@@ -12,6 +12,7 @@ from duetto.run import Run
 from pretrain import arithmetic, mapping
 from pretrain.config import PretrainConfig
 from pretrain.job import DataStage, Job, ValidationSet
+from pretrain.start import digest
 
 
 def jobs(run: Run) -> list[Job]:
@@ -176,6 +177,7 @@ def _identity(config: PretrainConfig, data: list[DataStage], mixture: dict[str, 
         "data": [_data_identity(s, mixture) for s in data],
         "document_masking": bool(config.duetto.document_masking),
         "train_steps": t.train_steps,
+        "start": digest(Path(config.model.init_method.path)) if config.model.init_method.path else None,
     }
 
 

@@ -25,6 +25,7 @@ from pretrain.checkpoints import Checkpoint, complete, refuse_changes
 from pretrain.describe import describe
 from pretrain.doctor import preflight
 from pretrain.job import Job
+from pretrain.start import in_engine_format
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         preflight(run.recipe, run.root)
         placement.place(run.recipe.pretrain, run.root)
         for job in planned:
-            train(job, run.logs / "pretrain.log", accept)
+            train(in_engine_format(job, run.logs / "convert.log"), run.logs / "pretrain.log", accept)
         return summary(planned)
 
     Stage(
