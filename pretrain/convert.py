@@ -1,7 +1,7 @@
 """nanotron to Hugging Face and back, gated by logits.
 
     python -m pretrain.convert to-hf   <checkpoint> <folder> [--tokenizer <folder>]
-    python -m pretrain.convert to-nanotron <HF folder> <checkpoint> [--tp N] [--pp N]
+    python -m pretrain.convert to-nanotron <HF folder> <checkpoint> [--interleaved]
 
 To Hugging Face: any tp and pp, one tensor at a time. The result is refused unless its fp32 logits agree with those of
 nanotron's own model on the same checkpoint (max |d| <= 1e-4), and every tensor was used exactly once. Logits, not
@@ -235,8 +235,7 @@ def main() -> None:
     nt = commands.add_parser("to-nanotron")
     nt.add_argument("model", type=Path)
     nt.add_argument("out", type=Path)
-    nt.add_argument("--tp", type=int, default=1)
-    nt.add_argument("--pp", type=int, default=1)
+    nt.add_argument("--interleaved", action="store_true", help="rope_interleaved of the training to come")
     args = parser.parse_args()
     os.environ["DUETTO_DEVICE"] = "cpu"  # parity is an fp32 comparison; it needs no GPU
     if args.direction == "to-hf":
@@ -244,7 +243,7 @@ def main() -> None:
     else:
         from pretrain.convert_back import to_nanotron
 
-        to_nanotron(args.model, args.out, tp=args.tp, pp=args.pp)
+        to_nanotron(args.model, args.out, interleaved=args.interleaved)
 
 
 if __name__ == "__main__":

@@ -54,21 +54,16 @@ class LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, tokens, chunk):
             h, y, w = hidden[start : start + chunk], labels[start : start + chunk], weights[start : start + chunk]
-            logits = (h @ head.t()).float()
-            highest = logits.amax(-1)
+            logits = h @ head.t()
             if sharded:
-                td.all_reduce(highest, td.ReduceOp.MAX, group)
-            local = (y - first).clamp(0, vocabulary - 1) if sharded else y
-            at_label = logits.gather(-1, local[:, None])[:, 0]
-            p = logits.sub_(highest[:, None]).exp_()
-            total = p.sum(-1)
-            if sharded:
-                here = (y >= first) & (y < first + vocabulary)
-                at_label = at_label * here
-                both = torch.stack([total, at_label])
-                td.all_reduce(both, td.ReduceOp.SUM, group)
-                total, at_label = both[0], both[1]
-            log_z = total.log() + highest
+                p, total, log_z, at_label, here = _sharded_softmax(logits.float(), y - first, group)
+            else:
+                at_label = logits.gather(-1, y[:, None])[:, 0].float()
+                p = torch.softmax(logits, -1, dtype=torch.float32)
+                total, here = None, None
+                # A label whose probability underflows costs 87 nats, which clipping would have hidden anyway.
+                log_z = at_label - p.gather(-1, y[:, None])[:, 0].clamp_min(1e-38).log()
+            del logits
             loss += (w * (log_z - at_label)).sum()
             if z_loss:
                 loss += z_loss * (w * log_z.square()).sum()
@@ -76,8 +71,9 @@ class LinearCrossEntropy(torch.autograd.Function):
                 continue
             # d/dlogits of w (log_z - at_label + z log_z^2) = w (p (1 + 2 z log_z) - onehot)
             scale = w * (1 + 2 * z_loss * log_z) if z_loss else w
-            p.mul_((scale / total)[:, None])
-            p.scatter_add_(-1, local[:, None], -(w * here if sharded else w)[:, None])
+            p.mul_((scale if total is None else scale / total)[:, None])
+            label = y if here is None else (y - first).clamp(0, vocabulary - 1)
+            p.scatter_add_(-1, label[:, None], -(w if here is None else w * here)[:, None])
             gradient = p.to(head.dtype)
             if grad_hidden is not None:
                 torch.mm(gradient, head, out=grad_hidden[start : start + chunk])
@@ -88,6 +84,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                     grad_head.addmm_(gradient.t(), h)
                 else:
                     grad_head += gradient.t() @ h
+            del p, gradient  # or the next slice is computed beside this one
         ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype) if grad_head is not None else None)
         return loss
 
@@ -96,6 +93,22 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_head = ctx.saved_tensors
         grads = [None if g is None else g.mul_(grad.to(g.dtype)) for g in (grad_hidden, grad_head)]
         return grads[0], grads[1], None, None, None, None, None
+
+
+def _sharded_softmax(logits: torch.Tensor, local: torch.Tensor, group: Any) -> tuple[torch.Tensor, ...]:
+    """Softmax over columns that several ranks share; ``local`` counts from this rank's first one.
+
+    Returns this rank's columns of exp(logits - max) (in place of ``logits``), and for every row: the sum over all
+    columns, log Z, the logit at the label (on every rank), and whether the label is this rank's.
+    """
+    highest = logits.amax(-1)
+    td.all_reduce(highest, td.ReduceOp.MAX, group)
+    here = (local >= 0) & (local < logits.shape[1])
+    at_label = logits.gather(-1, local.clamp(0, logits.shape[1] - 1)[:, None])[:, 0] * here
+    p = logits.sub_(highest[:, None]).exp_()
+    both = torch.stack([p.sum(-1), at_label])
+    td.all_reduce(both, td.ReduceOp.SUM, group)
+    return p, both[0], both[0].log() + highest, both[1], here
 
 
 def linear_cross_entropy(
