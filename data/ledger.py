@@ -6,6 +6,7 @@ leaves none and is counted once. The sampled examples are those with the smalles
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Ledger:
         self.dropped: dict[str, dict[str, Any]] = {}
         self.files: list[dict[str, str]] = []
         self.blocks: dict[str, dict[str, float]] = {}
+        self.items: dict[str, set[str]] = {}
 
     def count(self, name: str, value: int = 1) -> None:
         self.counts[name] += value
@@ -54,6 +56,10 @@ class Ledger:
         """A file that could not be read, wholly or from some point on."""
         self.files.append({"file": path, "why": why})
 
+    def contaminated(self, benchmark: str, items: Iterable[str]) -> None:
+        """Items of a benchmark that were found in a document."""
+        self.items.setdefault(benchmark, set()).update(items)
+
     def cost(self, block: str, seconds: float, documents: int = 1) -> None:
         entry = self.blocks.setdefault(block, {"cpu_seconds": 0.0, "documents": 0})
         entry["cpu_seconds"] += seconds
@@ -63,6 +69,7 @@ class Ledger:
         return {
             "counts": dict(sorted(self.counts.items())),
             "dropped": {k: self.dropped[k] for k in sorted(self.dropped)},
+            "contaminated_items": {k: sorted(v) for k, v in sorted(self.items.items())},
             "bad_files": sorted(self.files, key=lambda f: f["file"]),
             "blocks": self.blocks,
         }
@@ -89,6 +96,8 @@ def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
             mine["examples"] = sorted(mine["examples"] + entry["examples"], key=lambda e: (e["rank"], e["id"]))
             del mine["examples"][EXAMPLES:]
         total.files += part["bad_files"]
+        for benchmark, items in part["contaminated_items"].items():
+            total.contaminated(benchmark, items)
         for block, cost in part["blocks"].items():
             total.cost(block, cost["cpu_seconds"], int(cost["documents"]))
     return total.as_dict()

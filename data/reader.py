@@ -63,6 +63,21 @@ class CleanReader(PipelineStep):
             yield Document(text=row["text"], id=row["id"])
 
 
+class FileReader(PipelineStep):
+    """Every row of the given cleaned files, one file a task: a document's position is its row number."""
+
+    type = "📖 - READER"
+    name = "cleaned files"
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__()
+        self.files = files
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        for row in iter_rows(self.files[rank], ["id", "text"]):
+            yield Document(text=row["text"], id=row["id"])
+
+
 def clean_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*.parquet"))
 

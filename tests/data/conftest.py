@@ -25,10 +25,15 @@ def text_of(language: str, i: int, words: int = 60) -> str:
     return f"{language} document {i}. " + " ".join(picked) + "."
 
 
-def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+def _write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def write_jsonl() -> Callable[..., Path]:
+    return _write_jsonl
 
 
 @pytest.fixture
@@ -69,9 +74,9 @@ def two_sources(tmp_path: Path) -> dict[str, Any]:
     for language in ("en", "it"):
         rows = [{"id": f"{language}-{i}", "text": text_of(language, i)} for i in range(300)]
         for part in range(3):
-            write_jsonl(tmp_path / "in" / language / f"{part}.jsonl", rows[part::3])
+            _write_jsonl(tmp_path / "in" / language / f"{part}.jsonl", rows[part::3])
     held = [{"id": f"v{i}", "text": text_of("en", 1000 + i)} for i in range(20)]
-    write_jsonl(tmp_path / "in" / "validation.jsonl", held)
+    _write_jsonl(tmp_path / "in" / "validation.jsonl", held)
     return {
         "sources": {
             lang: {"kind": "jsonl", "path": str(tmp_path / "in" / lang), "language": lang, "clean": ["repair"]}
