@@ -70,6 +70,8 @@ def load_lm(model: LocalModel, config: EvalConfig) -> Any:
         "batch_size": config.batch_size,
         "max_length": config.max_length,
     }
+    from safetensors import SafetensorError
+
     try:
         if config.backend == "vllm":
             return _load_vllm(arguments)
@@ -80,7 +82,7 @@ def load_lm(model: LocalModel, config: EvalConfig) -> Any:
         from eval.stock_lm import StockLM
 
         return StockLM(**arguments)
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise UserError(f"model {model.name!r}: {model.path} does not load: {first}") from e
 
@@ -151,17 +153,27 @@ class TaskLoader:
         """The task dictionary that lm-eval's ``evaluate`` takes.
 
         Raises:
-            UserError: its data is not on this machine.
+            UserError: its data is not on this machine, or it has no examples for the shots asked for.
         """
         from lm_eval.tasks import get_task_dict
 
         self.entry, self.data = entry, {}
         tasks: dict[Any, Any] = get_task_dict([entry.task], self.manager)
-        for task in leaves(tasks).values():
+        for name, task in leaves(tasks).items():
+            if entry.shots and not _has_examples(task):
+                raise UserError(f"task {name!r} has no examples to take shots from; set shots: 0")
             if task.get_config("num_fewshot") != 0:
                 task.set_config(key="num_fewshot", value=entry.shots)
             task.set_fewshot_seed(seed=SEEDS["fewshot"])
         return tasks
+
+
+def _has_examples(task: Any) -> bool:
+    """Whether shots can come from anywhere but the questions themselves (lm-eval would take them from there)."""
+    config = task.config
+    listed = config.fewshot_config is not None and getattr(task.fewshot_cfg, "samples", None)
+    apart = config.training_split or (config.validation_split and config.test_split)
+    return bool(config.fewshot_split or apart or listed)
 
 
 def leaves(tasks: Mapping[Any, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _mark_best(cells: Mapping[str, dict[str, Any] | None], samples: int | None) 
         # A published score has no error of its own: that of a proportion over as many items.
         return cell["value"] * (1 - cell["value"]) / samples if samples else 0.0
 
-    best["best"] = all(
+    best["best"] = not best["edited"] and all(
         best["value"] - other["value"] > math.sqrt(variance(best) + variance(other))
         for other in there
         if other is not best

@@ -76,7 +76,14 @@ def bigram_model(folder: Path, seed: int = 0) -> Any:
 
     tokenizer = make_tokenizer()
     vocab = len(tokenizer)
-    make_model(folder, hidden_size=vocab, tie_word_embeddings=False, num_attention_heads=4, num_hidden_layers=1)
+    make_model(
+        folder,
+        hidden_size=vocab,
+        tie_word_embeddings=False,
+        num_attention_heads=4,
+        num_hidden_layers=1,
+        rms_norm_eps=1e-12,
+    )
     model = LlamaForCausalLM.from_pretrained(folder)
     table = torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(seed)) * 2
     with torch.no_grad():
