@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
+from axolotl.utils.logging import get_logger
 from transformers import TrainerCallback
 
+from duetto.errors import UserError
 from duetto.files import write_json
 from sft.chatml import IM_END, IM_START
 from sft.gate import check_isolation, check_labels
+
+LOG = get_logger(__name__)
 
 COMMIT = "COMMIT"
 """Written into a checkpoint when every rank has finished writing it."""
@@ -33,8 +37,7 @@ class DuettoPlugin(BasePlugin):
             if int(os.environ.get("RANK", "0")) == 0:
                 found = check_labels(trainer.train_dataset, trainer.processing_class)
                 write_json(Path(cfg.output_dir) / "gate.json", found)
-            if cfg.sample_packing:
-                _watch_first_batch(trainer)
+            _watch_first_batch(trainer, bool(cfg.sample_packing), bool(cfg.fsdp_config))
         trainer.add_callback(Metrics(Path(cfg.output_dir) / "metrics.jsonl"))
         trainer.add_callback(Commit())
 
@@ -70,19 +73,32 @@ def _base_eos(cfg: Any) -> int | None:
     return eos[0] if isinstance(eos, list) else eos
 
 
-def _watch_first_batch(trainer: Any) -> None:
-    """Run the isolation check on the first batch that training really sees, then step aside."""
+def _watch_first_batch(trainer: Any, packed: bool, sharded: bool) -> None:
+    """Look at the model and the first batch as training really has them, then step aside."""
     stock = trainer.training_step
 
     @functools.wraps(stock)
     def training_step(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         trainer.training_step = stock
-        prepared = trainer._prepare_inputs(inputs)
-        with trainer.compute_loss_context_manager():
-            check_isolation(model, prepared)
+        if sharded:
+            check_sharding(model)
+        if packed:
+            with trainer.compute_loss_context_manager():
+                check_isolation(model, trainer._prepare_inputs(inputs))
         return stock(model, inputs, *args, **kwargs)
 
     trainer.training_step = training_step
+
+
+def check_sharding(model: Any) -> None:
+    """accelerate drops an FSDP plugin without a word where it sees no accelerator; the run would be plain DDP."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    sharded = sum(isinstance(p, DTensor) for p in model.parameters())
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not sharded and not isinstance(model, FullyShardedDataParallel):
+        raise UserError("fsdp_config is set, but no parameter is sharded: FSDP was dropped and this would be plain DDP")
+    LOG.info("FSDP2: %d parameters are DTensor shards", sharded)
 
 
 class Metrics(TrainerCallback):

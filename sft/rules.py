@@ -27,7 +27,7 @@ def validated(row: dict[str, Any], repairs: Counter[str]) -> dict[str, Any]:
         Rejected: a rule is broken.
     """
     turns = [_clean(t, repairs) for t in row["messages"]]
-    pair = {k: _clean(row[k], repairs) for k in ("chosen", "rejected") if k in row}
+    pair: dict[str, Any] = {k: _clean(row[k], repairs) for k in ("chosen", "rejected") if k in row}
     if pair:
         if pair["chosen"] == pair["rejected"]:
             raise Rejected("chosen and rejected are the same")
@@ -44,9 +44,7 @@ def validated(row: dict[str, Any], repairs: Counter[str]) -> dict[str, Any]:
     for t in [*turns, *pair.values()]:
         for call in t.get("tool_calls", []):
             check_call(call, tools)
-    out = {**row, "messages": turns}
-    out.update(pair)
-    return out
+    return {**row, "messages": turns, **pair}
 
 
 def _clean(turn: dict[str, Any], repairs: Counter[str]) -> dict[str, Any]:
@@ -69,9 +67,7 @@ def _alternate(turns: list[dict[str, Any]]) -> None:
         if role not in AFTER[before]:
             if role == "tool":
                 raise Rejected("a tool result without a call")
-            raise Rejected(
-                f"{role} speaks after {before or 'nobody'}".replace("after call", "before the tool's result")
-            )
+            raise Rejected(f"{role} speaks {SPOKEN.get(before, 'after ' + before)}")
         before = "call" if turn.get("tool_calls") else role
 
 
