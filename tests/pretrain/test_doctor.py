@@ -1,7 +1,6 @@
 """Every guard of the doctor is broken once, and seen to fail."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.shards import Shard
-from data.train_tokenizer import train
 from duetto.cli import main
 from duetto.errors import UserError
 from duetto.files import sha256_file, write_json
@@ -22,16 +19,14 @@ from duetto.recipe import ROOT, Recipe, load_recipe
 from pretrain import checks_config, checks_machine, doctor
 from pretrain.checkpoints import COMMIT, FORMAT
 from pretrain.checks import Finding
+from tests.pretrain.runs import WORDS, tokenized, train_tokenizer
 
 SOURCES = {"web_en": 60_000, "web_it": 50_000, "pdf_it": 20_000, "code": 40_000}
-WORDS = ["la casa è grande", "the house is small", "def main(): return 1", "il cane dorme", "a dog sleeps"]
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train((f"{a} {i} {b}" for i in range(50) for a in WORDS for b in WORDS), 300, folder)
-    return folder
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def load(home: Path, *overrides: str, recipe: str = "demo") -> Recipe:
@@ -50,38 +45,12 @@ SMALL = [
 
 @pytest.fixture
 def home(tmp_path: Path, tokenizer: Path) -> Path:
-    """A run folder as ``duetto tokenize`` leaves it, with a few thousand tokens a source."""
+    """A run folder with a few thousand tokens a source."""
     from tokenizers import Tokenizer
 
-    run = tmp_path / "demo"
-    shutil.copytree(tokenizer, run / "tokenizer")
-    codes = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(" ".join(WORDS * 40)).ids
-    table = {}
-    for name, tokens in SOURCES.items():
-        path = run / "tokens" / name / "000.ds"
-        path.parent.mkdir(parents=True)
-        np.resize(np.array(codes, dtype="<u2"), tokens).tofile(path)
-        path.with_name("000.ds.index").write_bytes(np.array([tokens], dtype="<u8").tobytes())
-        path.with_name("000.ds.metadata").write_text(f"tok|2\n{tokens}\n")
-        table[name] = {"language": "en", "documents": 1, "tokens": tokens, "bytes": 4 * tokens}
-        table[name]["shards"] = [Shard.of_file(path, 2).record(str(run / "tokens"))]
-    drawn = {n: {"tokens": 65536, "weight": 0.25, "epochs": 65536 / t} for n, t in SOURCES.items()}
-    write_json(
-        run / "tokens" / "mixture.json",
-        {
-            "tokenizer": {
-                "sha256": sha256_file(run / "tokenizer" / "tokenizer.json"),
-                "vocab_size": 300,
-                "eos": "<|end_of_text|>",
-                "eos_id": 1,
-            },
-            "token_size": 2,
-            "max_epochs": dict.fromkeys(SOURCES, 4.0),
-            "stages": [{"name": "demo", "tokens": 4 * 65536, "sources": drawn}],
-            "sources": table,
-            "validation": {},
-        },
-    )
+    codes = np.array(Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(" ".join(WORDS * 40)).ids)
+    sources = {name: np.resize(codes, tokens) for name, tokens in SOURCES.items()}
+    tokenized(tmp_path / "demo", tokenizer, 300, sources, dict.fromkeys(SOURCES, 65536))
     return tmp_path
 
 
