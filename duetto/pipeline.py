@@ -13,9 +13,13 @@ from rich.table import Table
 
 from duetto.cli import VERBS, verb_parser
 from duetto.console import console, duration, log
+from duetto.files import read_json
 from duetto.run import Run
 
 STORY = ("tokenize", "pretrain", "convert", "sft", "eval", "card")
+
+PARTS = {"tokenize": ("corpus.json", "clean-*.json", "dedup*.json", "decont*.json", "tokenizer.json", "tokens-*.json")}
+"""Manifests of the steps inside a verb, whose time counts as the verb's."""
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
@@ -27,6 +31,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         flags = ["--force"] if args.force else []
         importlib.import_module(VERBS[verb].module).run(run, verb_parser(verb).parse_args(flags))
     console.print(summary(run))
+    console.print(scores(run))
     for line in closing(run):
         log(line)
     log(f"all stages done in {duration(time.monotonic() - started)} (skipped ones took no time)")
@@ -42,9 +47,33 @@ def summary(run: Run) -> Table:
         manifest = run.manifest(stage)
         if manifest:
             metrics = manifest["metrics"]
-            seconds = metrics.get("seconds_total", manifest["seconds"])
-            table.add_row(stage, "\n".join(LINES[stage](metrics)), duration(seconds))
+            parts = [read_json(p)["seconds"] for g in PARTS.get(stage, ()) for p in run.path("manifests").glob(g)]
+            table.add_row(stage, "\n".join(LINES[stage](metrics)), duration(manifest["seconds"] + sum(parts)))
     return table
+
+
+def scores(run: Run) -> Table:
+    """Every benchmark beside chance, the score without the context, and a word-overlap heuristic."""
+    metrics = run.require("eval")["metrics"]
+    models, baselines = metrics["scores"], metrics.get("baselines", {})
+    found = [task for tasks in models.values() for task in tasks.values()]
+    error = max((f["stderr"] for f in found if isinstance(f.get("stderr"), int | float)), default=None)
+    caption = None if error is None else f"standard error at most {error:.2f}"
+    table = Table(title="benchmarks", title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("task", no_wrap=True)
+    for column in [*models, "chance", "no context", "word overlap"]:
+        table.add_column(column, justify="right")
+    for task in dict.fromkeys(t for tasks in models.values() for t in tasks):
+        cells = [tasks.get(task, {}).get("value") for tasks in models.values()]
+        chance = next(tasks[task].get("chance") for tasks in models.values() if task in tasks)
+        beside = baselines.get(task, {})
+        cells += [chance, beside.get("no_context"), beside.get("word_overlap")]
+        table.add_row(task, *map(_number, cells))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _tokenize(m: Mapping[str, Any]) -> list[str]:
@@ -72,14 +101,8 @@ def _sft(m: Mapping[str, Any]) -> list[str]:
 
 
 def _eval(m: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for model, tasks in m["scores"].items():
-        for task, s in tasks.items():
-            beside = m.get("baselines", {}).get(task, {})
-            shown = [f"chance {s['chance']:.2f}"] if s.get("chance") is not None else []
-            shown += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in beside.items()]
-            error = f" ± {s['stderr']:.2f}" if isinstance(s.get("stderr"), int | float) else ""
-            lines.append(f"{model:9} {task:24} {s['value']:.2f}{error}  ({', '.join(shown)})")
+    models = m["scores"]
+    lines = [f"{', '.join(models)} on {len(next(iter(models.values()), {}))} benchmarks, below"]
     for language, c in m.get("chat", {}).items():
         lines.append(
             f"chat {language}: closes its turn {c['stop_rate']:.2f}, answers in the language {c['language_rate']:.2f}"
@@ -88,7 +111,7 @@ def _eval(m: Mapping[str, Any]) -> list[str]:
 
 
 def _card(m: Mapping[str, Any]) -> list[str]:
-    return [f"{m['files']} files"]
+    return [f"{len(m['files'])} files to release"]
 
 
 LINES = {

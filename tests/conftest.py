@@ -1,9 +1,19 @@
-"""Shared by all tests: a hermetic environment, and small recipes written to a scratch folder."""
+"""Shared by all tests: a hermetic environment, and the finished tiny run."""
 
 import os
 
-# Before any engine is imported: offline, no telemetry, one thread a process.
-from duetto.process import engine_env
+import pytest
 
+from duetto.process import engine_env
+from tests.support.tiny import finished_run
+
+# Before a test imports any engine: offline, no telemetry, one thread a process.
 os.environ.update(engine_env())
 os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """The home ($DUETTO_HOME) of a finished tiny demo run, shared by all workers: read it, do not change it."""
+    base = tmp_path_factory.getbasetemp()
+    return finished_run(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base)
