@@ -27,6 +27,8 @@ class Source(StrictModel):
     """jsonl (also .gz, .zst), parquet, warc; a folder of pdf files; a folder of source code; a Hub dataset."""
     path: str
     """File, folder, glob or fsspec URL; for ``hub``: ``namespace/name[@revision]/folder/of/parquet/files``."""
+    stream: bool = False
+    """``hub`` only: read over the network instead of from what ``duetto fetch`` brought (export HF_HUB_OFFLINE=0)."""
     language: str
     """ISO 639-1 code; ``code`` for programs."""
     text_key: str = "text"

@@ -27,10 +27,7 @@ from duetto.run import Run
 SHORTEST = 8
 """Words below which an item is no evidence: common phrases are that long."""
 
-NOT_TEXT = frozenset(
-    ("id", "ind", "idx", "label", "answerKey", "answer", "source_id", "split", "split_type", "activity_label", "url")
-    + ("language", "lang", "subject", "kind")
-)
+NOT_TEXT = frozenset({"id", "ind", "idx", "label", "answerKey", "answer", "url", "split", "subject", "language"})
 """Keys whose values name or classify an item."""
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

@@ -99,6 +99,12 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
     from data.sources import list_files, listing_digest
 
     config = _config(run)
+    named = source
+    if source.kind == "hub":
+        from data import hub
+
+        found = hub.parse(source.path).url if source.stream else hub.fetched_folder(run, name, source.path)
+        source = source.model_copy(update={"path": found})
     files = list_files(source, name)
     folder = run.path("data", name)
 
@@ -111,7 +117,7 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
         f"clean-{name}",
         version=1,
         config={
-            "source": source.model_dump(),
+            "source": named.model_dump(),
             "blocks": source.blocks,
             "bad_files": config.bad_files,
             "tasks": tasks_of(source, files, config),

@@ -1,0 +1,182 @@
+"""Brings what a recipe needs from the Hub to this machine, for nodes without internet.
+
+    duetto fetch [--recipe FILE] [--only data|tokenizer|eval]
+
+Tokenizer, sources of kind ``hub``, evaluation sets and foreign models go to the Hub's own cache (``$HF_HOME``), file by
+file: an interrupted fetch goes on where it stopped. ``fetch.json`` in the run folder says what was brought: commit,
+files, bytes.
+"""
+
+import argparse
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from data import hub
+from duetto.console import log, progress
+from duetto.errors import UserError
+from duetto.files import read_json, write_json
+from duetto.recipe import ROOT, TokenizerTraining, read_yaml
+from duetto.run import Run
+
+PARTS = ("tokenizer", "data", "eval")
+
+AT_ONCE = 4
+"""The Hub limits requests an address; more only wait."""
+
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files of one repository."""
+
+    part: str
+    name: str
+    repo: str
+    kind: str
+    """dataset or model."""
+    revision: str | None = None
+    folder: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", choices=PARTS, help="fetch this part alone")
+    parser.add_argument("--dry-run", action="store_true", help="list repositories and bytes, fetch nothing")
+
+
+def run(run: Run, args: argparse.Namespace) -> None:
+    wanted = [w for w in plan(run) if args.only in (None, w.part)]
+    if not wanted:
+        log("fetch: this recipe needs nothing from the Hub")
+        return
+    manifest_file = run.path("fetch.json")
+    manifest: dict[str, Any] = read_json(manifest_file) if manifest_file.exists() else {}
+    for w in wanted:
+        commit, files = list_repository(w)
+        size = sum(files.values())
+        log(f"fetch: {w.name}: {w.repo}@{commit[:8]}: {len(files)} files, {size / 1e9:.2f} GB")
+        if args.dry_run:
+            continue
+        folder = download(w, commit, files)
+        section = manifest.setdefault("sources" if w.part == "data" else w.part, {})
+        section[w.name] = {
+            "repo": w.repo,
+            "kind": w.kind,
+            "commit": commit,
+            "folder": str(folder / w.folder) if w.folder else str(folder),
+            "path": run.recipe.data.sources[w.name].path if w.part == "data" else w.repo,
+            "files": len(files),
+            "bytes": size,
+        }
+        write_json(manifest_file, manifest)
+
+
+def plan(run: Run) -> list[Wanted]:
+    """What the recipe names that is not local."""
+    recipe = run.recipe
+    wanted = []
+    if not isinstance(recipe.tokenizer, TokenizerTraining) and not any(
+        (p / recipe.tokenizer).exists() for p in (Path(), ROOT)
+    ):
+        wanted.append(Wanted("tokenizer", recipe.tokenizer, recipe.tokenizer, "model", include=tuple(TOKENIZER_FILES)))
+    for name, source in recipe.data.sources.items():
+        if source.kind == "hub" and not source.stream:
+            where = hub.parse(source.path)
+            include = tuple(source.include) or ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+            wanted.append(
+                Wanted(
+                    "data", name, where.repo, "dataset", where.revision, where.folder, include, tuple(source.exclude)
+                )
+            )
+    return wanted + list(_evaluation(run))
+
+
+def _evaluation(run: Run) -> Iterable[Wanted]:
+    suite = run.recipe.eval
+    if suite is None:
+        return
+    table = read_yaml(ROOT / "configs" / "eval" / "datasets.yaml")
+    names = [t.task for t in suite.tasks if not t.data]
+    for dataset, entry in table.items():
+        if suite.datasets is None and any(n == t or n.startswith(f"{t}_") for n in names for t in entry["tasks"]):
+            yield Wanted("eval", dataset, dataset, "dataset", entry.get("revision"))
+    for model in suite.models:
+        if not isinstance(model, str) and not Path(model.path).exists() and model.path.count("/") == 1:
+            yield Wanted(
+                "eval", model.path, model.path, "model", model.revision, exclude=("*.bin", "*.pt", "*.h5", "*.gguf")
+            )
+
+
+def list_repository(w: Wanted) -> tuple[str, dict[str, int]]:
+    """Commit and the sizes of the wanted files.
+
+    Raises:
+        UserError: no such repository, no access, no network, or no file that fits.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    api = HfApi()
+    try:
+        info = api.repo_info(w.repo, repo_type=w.kind, revision=w.revision)
+        tree = api.list_repo_tree(w.repo, w.folder or None, recursive=True, repo_type=w.kind, revision=info.sha)
+        files = {f.path: f.size for f in tree if hasattr(f, "size") and f.size is not None}
+    except GatedRepoError:
+        raise UserError(
+            f"{w.name}: {w.repo} is gated: accept its terms at https://huggingface.co/{w.repo}, then log in with "
+            "`hf auth login` or export HF_TOKEN"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError) as e:
+        raise UserError(f"{w.name}: {w.repo}@{w.revision or 'main'}: {type(e).__name__}; check the name") from None
+    except (HfHubHTTPError, OSError) as e:
+        raise UserError(f"{w.name}: {w.repo}: the Hub cannot be reached ({' '.join(str(e).split())[:120]})") from None
+    below = f"{w.folder}/" if w.folder else ""
+    wanted = {
+        path: size
+        for path, size in files.items()
+        if (not w.include or any(_fits(path, below, p) for p in w.include))
+        and not any(_fits(path, below, p) for p in w.exclude)
+    }
+    if not wanted:
+        raise UserError(f"{w.name}: {w.repo}/{w.folder}: no file fits {list(w.include)}; check folder and `include`")
+    return str(info.sha), wanted
+
+
+def _fits(path: str, below: str, pattern: str) -> bool:
+    return fnmatch(path.removeprefix(below), pattern) or fnmatch(path, pattern)
+
+
+def download(w: Wanted, commit: str, files: dict[str, int]) -> Path:
+    """Files into the Hub's cache; those that are there already are not fetched again. Returns the snapshot folder.
+
+    Raises:
+        UserError: the connection broke for good, or a file came with another size.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def fetch(path: str) -> tuple[str, Path]:
+        return path, Path(hf_hub_download(w.repo, path, repo_type=w.kind, revision=commit))
+
+    done, folder = 0, Path()
+    with progress(f"fetch {w.name}", total=sum(files.values()), unit="B") as bar, ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            for path, local in pool.map(fetch, sorted(files)):
+                size = local.stat().st_size
+                if size != files[path]:
+                    raise UserError(f"{local}: {size} bytes instead of {files[path]}; remove it and fetch again")
+                done += size
+                bar.update(done)
+                folder = local.parents[path.count("/")]
+        except (HfHubHTTPError, OSError) as e:
+            raise UserError(
+                f"{w.name}: fetching {w.repo} stopped ({' '.join(str(e).split())[:120]}); run the same command again, "
+                "what is here stays"
+            ) from None
+    return folder
