@@ -181,7 +181,9 @@ class Writer:
 
     def _write(self, folder: Path, writes: list[Write]) -> None:
         files = {}
+        slow = float(os.environ.get("DUETTO_TEST_SLOW_WRITES", 0))  # widens the window that tests kill in
         for path, write in writes:
+            time.sleep(slow)
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
             with open(path, "rb") as f:

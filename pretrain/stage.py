@@ -21,7 +21,7 @@ from duetto.run import Run
 from duetto.stage import Job as Work
 from duetto.stage import Stage
 from pretrain import metrics, placement
-from pretrain.checkpoints import Checkpoint, complete, refuse_changes
+from pretrain.checkpoints import Checkpoint, complete, refuse_changes, verify
 from pretrain.describe import describe
 from pretrain.doctor import preflight
 from pretrain.job import Job
@@ -109,7 +109,7 @@ def continue_from(job: Job, accept_change: bool) -> Checkpoint | None:
     if found is None or found.step <= job.offset:
         if found is None and torn:
             log("pretrain: no complete checkpoint, starts from the beginning")
-        return None
+        return verify(Path(job.resume_from)) if job.resume_from else None
     for line in refuse_changes(found, job.identity, accept_change):
         log(f"pretrain: accepted change: {line}")
     return found

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from nanotron import distributed as dist
+from nanotron.parallel.pipeline_parallel.context_manager import attach_pipeline_state_to_model
+from nanotron.parallel.pipeline_parallel.state import PipelineTrainBatchState
 
 from duetto.errors import UserError
 from pretrain.batches import Feed
@@ -77,13 +79,10 @@ class Validator:
             weights.append(float(mask.sum()) if real else 0.0)
         sums = torch.zeros(2, dtype=torch.float64)
         trainer.unwrapped_model.eval()
-        # Without a pipeline state nanotron's blocks pass activations on by themselves; its validate_batch_iter asserts
-        # that the loss requires a gradient, under inference mode.
-        with torch.no_grad():
-            for batch, weight in zip(batches, weights):
-                loss = trainer.unwrapped_model(**batch)["loss"]
-                if isinstance(loss, torch.Tensor):
-                    sums += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
+        for batch, weight in zip(batches, weights):
+            loss = self._forward(batch)
+            if isinstance(loss, torch.Tensor):
+                sums += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
         trainer.unwrapped_model.train()
         context = trainer.parallel_context
         if dist.get_rank(context.tp_pg) != 0:
@@ -95,6 +94,26 @@ class Validator:
         given = held.given
         bits = loss * given.tokens / given.bytes / math.log(2)
         return {"source": given.name, "loss": loss, "bits_per_byte": bits, "tokens": int(sums[1])}
+
+    def _forward(self, batch: dict[str, Any]) -> Any:
+        """The loss on the last pipeline stage.
+
+        nanotron's validate_batch_iter cannot be used: it asserts that the loss requires a gradient, under inference
+        mode. Its pipeline buffers only carry tensors that do, so with several stages a graph is built and dropped.
+        """
+        model = self.trainer.unwrapped_model
+        if self.trainer.parallel_context.pp_pg.size() == 1:
+            with torch.no_grad():
+                return model(**batch)["loss"]
+        state = PipelineTrainBatchState()
+        with attach_pipeline_state_to_model(model=model, pipeline_state=state):
+            state.new_micro_batch_forward()
+            loss = model(**batch)["loss"]
+            while state.microbatches_activations_to_send:
+                state.microbatches_activations_to_send.popleft()()
+            # The deques of this state belong to its class: what is left would enter the next training step.
+            state.pop_last_activations_requiring_backward()
+        return loss.detach() if isinstance(loss, torch.Tensor) else loss
 
     def _positions(self, window: torch.Tensor) -> torch.Tensor | None:
         if not self.feed.masking:

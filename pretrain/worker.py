@@ -14,7 +14,7 @@ from pathlib import Path
 
 from duetto.errors import UserError
 from duetto.process import MARK, worker_main
-from pretrain.checkpoints import Checkpoint, complete, steps_on_disk
+from pretrain.checkpoints import Checkpoint, complete, steps_on_disk, verify
 from pretrain.job import Job
 
 
@@ -82,7 +82,7 @@ def _agree_on_checkpoint(job: Job) -> Checkpoint | None:
         _remove_after(root, limit)
     td.barrier()
     if limit < 0:
-        return None
+        return verify(Path(job.resume_from)) if job.resume_from else None
     return complete(root, up_to=limit, hashes=False)[0]
 
 
