@@ -149,9 +149,17 @@ def _samples(facts: CardFacts) -> Document | None:
 
 
 def contamination(facts: CardFacts) -> dict[str, Any] | None:
-    """Source x benchmark counts of documents dropped for overlap, from the tokenize manifest."""
-    table = facts.m["tokenize"].at("metrics", "contamination")
-    if not isinstance(table, Document) or not len(table):
-        return None
-    benchmarks = list(dict.fromkeys(b for source in table for b in table[source]))
-    return {"table": table, "benchmarks": benchmarks}
+    """Source x benchmark: items of a benchmark that a source's documents held (those documents were dropped)."""
+    table: dict[str, dict[str, Traced]] = {}
+    for row in facts.sources:
+        name = str(plain(row["name"]))
+        stats = facts.open("data", name, "stats.json")
+        items = stats.at("contaminated_items") if stats else None
+        if not isinstance(items, Document):
+            continue
+        for benchmark in items:
+            found = items[benchmark]
+            count = Traced(len(plain(found)), (f"{items.source}/{benchmark}",))
+            table.setdefault(name, {})[benchmark] = count
+    benchmarks = list(dict.fromkeys(b for row in table.values() for b in row))
+    return {"table": table, "benchmarks": benchmarks} if benchmarks else None

@@ -78,12 +78,12 @@ class Tables:
 
     def contamination(self, found: dict[str, Any]) -> str:
         table, benchmarks = found["table"], found["benchmarks"]
-        names = {b: next(table[s].text(b) for s in table if b in table[s].raw) for b in benchmarks}
-        header = [self.w["source"], *(self.r.cell(names[b]) for b in benchmarks)]
-        rows = [
-            [self.r.cell(table.text(s)), *(self.maybe(table.at(s, b), self.r.integer) for b in benchmarks)]
-            for s in table
-        ]
+        first = {b: next(row[b] for row in table.values() if b in row) for b in benchmarks}
+        header = [self.w["source"], *(self.r.mark(first[b], b) for b in benchmarks)]
+        rows = []
+        for source, row in table.items():
+            counts = [self.maybe(row.get(b), self.r.integer) for b in benchmarks]
+            rows.append([self.r.mark(next(iter(row.values())), source), *counts])
         return markdown(header, rows, "l" + "r" * len(benchmarks))
 
     def pretraining(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -229,7 +230,7 @@ def make_run(root: Path) -> None:
     write_json(root / "base" / "parity.json", {"max_abs_logit_difference": 3.1e-06, "tensors": 20})
     (root / "manifests").mkdir(exist_ok=True)
     tokenized = {"documents": 2390, "tokens": 1_000_000, "sources": sources}
-    tokenized["contamination"] = {"web_en": {"cloze_en": 3, "reading_en": 0}, "web_it": {"cloze_it": 1}}
+    write_stats(root, sources)
     write_manifest(root, "tokenize", [], ["tokens"], tokenized)
     validation = {"en": {"loss": 2.1, "bits_per_byte": 0.81}, "it": {"loss": 2.0, "bits_per_byte": 0.78}}
     trained = {"steps": 50, "tokens": 12_800, "loss_first": 5.8, "loss_last": 3.2, "tokens_per_second": 5321.7}
@@ -239,6 +240,28 @@ def make_run(root: Path) -> None:
     tuned = {"steps": 12, "loss_first": 4.1, "loss_last": 2.2, "conversations": 300}
     write_manifest(root, "sft", ["convert"], ["instruct"], tuned)
     write_manifest(root, "eval", ["convert", "sft"], ["eval"], make_results(root))
+
+
+def write_stats(root: Path, sources: dict[str, dict[str, int]]) -> None:
+    """data/<source>/stats.json and some held-out tokens."""
+    for name, made in sources.items():
+        counts = {
+            "documents_in": made["documents"] + 40,
+            "documents_out": made["documents"],
+            "bytes_out": made["bytes"],
+        }
+        example = {"rank": "0", "id": "doc-1", "text": "<script>alert(1)</script> too short"}
+        dropped = {
+            "too_short": {"documents": 30, "bytes": 900, "examples": [example]},
+            "contaminated": {"documents": 10, "bytes": 800, "examples": []},
+        }
+        items = {"cloze_en": ["1", "2", "3"]} if name == "web_en" else {}
+        content = {"counts": counts, "dropped": dropped, "contaminated_items": items, "bad_files": [], "blocks": {}}
+        write_json(root / "data" / name / "stats.json", content)
+    (root / "tokens" / "validation").mkdir(parents=True)
+    for seed, name in enumerate(("en", "it")):
+        ids = np.random.default_rng(seed).integers(0, 300, size=1024).astype(np.uint16)
+        ids.tofile(root / "tokens" / "validation" / f"{name}.ds")
 
 
 def write_metrics(root: Path) -> None:
@@ -253,7 +276,7 @@ def write_metrics(root: Path) -> None:
     with (root / "pretrain" / "validation.jsonl").open("w") as f:
         for step in (25, 50):
             for lang in ("en", "it", "code"):
-                line = {"step": step, "language": lang, "loss": 3.0 - step / 50, "bits_per_byte": 1.5 - step / 100}
+                line = {"step": step, "source": lang, "loss": 3.0 - step / 50, "bits_per_byte": 1.5 - step / 100}
                 f.write(json.dumps(line) + "\n")
 
 
