@@ -14,13 +14,18 @@ TORCHRUN = ("torch.distributed.run", "pretrain.launch")
 
 
 def across_nodes(
-    command: Sequence[str | os.PathLike[str]], env: Mapping[str, str], container: Sequence[str] = (), python: str = ""
+    command: Sequence[str | os.PathLike[str]],
+    env: Mapping[str, str],
+    gpus: int = 0,
+    container: Sequence[str] = (),
+    python: str = "",
 ) -> list[str]:
     """The command to run instead; anything that is not torchrun on one machine comes back unchanged.
 
     Args:
         command: as the stage wrote it.
-        env: of the job: SLURM_JOB_NUM_NODES, SLURM_JOB_ID, SLURM_GPUS_ON_NODE, DUETTO_HEAD, DUETTO_PORT.
+        env: of the job: SLURM_JOB_NUM_NODES, SLURM_JOB_ID, DUETTO_HEAD, DUETTO_PORT.
+        gpus: allocated on each node; 0 where the engines run on CPUs.
         container: command that enters the image, in front of every node's command.
         python: interpreter inside the image.
 
@@ -32,7 +37,6 @@ def across_nodes(
     if words[:1] == ["srun"] or not any(w in TORCHRUN for w in words):
         return words
     words, processes = _per_node(words, nodes)
-    gpus = int(env.get("SLURM_GPUS_ON_NODE") or 0)
     if gpus and processes > gpus:
         raise UserError(
             f"{processes} processes a node on {gpus} allocated GPUs: raise jobs.*.gpus_per_node of the cluster file, "
@@ -50,6 +54,10 @@ def across_nodes(
         f"--rdzv-endpoint={env['DUETTO_HEAD']}:{env['DUETTO_PORT']}",
     ]
     words[at : at + 1] = meet
+    # A lost worker ends the job's attempt, and the job returns to the queue: over nodes that is quicker and surer than
+    # torchrun's own restart, which would also restart workers that stopped because they were asked to.
+    if "--max-restarts" in words:
+        words[words.index("--max-restarts") + 1] = "0"
     return [*srun(nodes), *container, *words]
 
 
@@ -66,7 +74,6 @@ def srun(nodes: int) -> list[str]:
         f"--nodes={nodes}",
         f"--ntasks={nodes}",
         "--ntasks-per-node=1",
-        "--cpu-bind=cores",
         "--kill-on-bad-exit=0",
         "--wait=60",
         "--label",

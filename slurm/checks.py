@@ -53,6 +53,14 @@ def planned_hours(recipe: Recipe, cluster: ClusterConfig, overrides: Sequence[st
     return float(sum(d[1] for d in days) * 24)
 
 
+def doctor(recipe: Recipe, overrides: Sequence[str]) -> None:
+    """The doctor's checks, here on the login node, before the first GPU hour is asked for."""
+    command = [sys.executable, "-m", "duetto", "doctor", "--recipe", str(recipe.file), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise UserError((done.stderr.strip() or done.stdout[-1000:]).removeprefix("error: "))
+
+
 def has_progress(recipe: Recipe) -> bool:
     """Whether checkpoints are evaluated: the suite names tasks for it, and the verb can do it."""
     from duetto.cli import verb_parser
@@ -77,7 +85,8 @@ def sizes(recipe: Recipe, cluster: ClusterConfig, jobs: Sequence[Job]) -> None:
         if gpus and config.duetto.device != "cpu" and world != nodes * gpus:
             raise UserError(
                 f"{key}.parallelism: dp x tp x pp = {world} processes, but {nodes} nodes x {gpus} GPUs = "
-                f"{nodes * gpus}; set {key}.parallelism.dp={config.parallelism.dp * nodes * gpus // world or 1}, or nodes and "
+                f"{nodes * gpus}; set {key}.parallelism.dp="
+                f"{config.parallelism.dp * nodes * gpus // world or 1}, or nodes and "
                 "gpus_per_node under jobs.pretrain of the cluster file"
             )
 

@@ -10,6 +10,8 @@ across_nodes() {
   export DUETTO_PORT=$((20000 + SLURM_JOB_ID % 20000))
   # srun ignores --cpus-per-task of the job since SLURM 22.05.
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+  # Bind the tasks to their cores where the cluster can.
+  if scontrol show config | grep -q '^TaskPlugin .*\(affinity\|cgroup\)'; then export SLURM_CPU_BIND=cores; fi
   say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), nodes $SLURM_JOB_NODELIST," \
     "${SLURM_GPUS_ON_NODE:-0} GPUs a node, rendezvous $DUETTO_HEAD:$DUETTO_PORT"
 }
@@ -51,7 +53,8 @@ seconds_left() { echo $(($(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s) 
 
 # supervised COMMAND...: pass the warning on, and decide from the exit code what becomes of the job.
 supervised() {
-  local rc=0 warned="" verb
+  local rc=0 warned="" verb began
+  began=$(date +%s)
   "$@" &
   verb=$!
   trap 'warned=$(date +%s.%N); say "warned: saving a checkpoint"; kill -USR1 $verb 2>/dev/null' USR1
@@ -66,7 +69,12 @@ supervised() {
     2) say "the input is wrong (see above); nothing to retry"; exit 2 ;;
     3 | 138) ;;                         # saved and stopped, or warned before there was anything to save
     *)
-      [ -n "$warned" ] || { say "failed with $rc; looking at the nodes"; check_nodes; exit "$rc"; } ;;
+      if [ -z "$warned" ]; then
+        say "failed with $rc; looking at the nodes"
+        check_nodes
+        # Good nodes: worth another try when this one got further than the one before.
+        newer_checkpoint "$began" || { say "no new checkpoint since the start, so no retry"; exit "$rc"; }
+      fi ;;
   esac
   # Near the limit the next job of the chain takes over; it is waiting already.
   if [ "${DUETTO_LINKS_LEFT:-0}" -gt 0 ] && [ "$(seconds_left)" -lt $((${DUETTO_WARNING:-300} + 90)) ]; then
@@ -76,10 +84,18 @@ supervised() {
   back_to_queue
 }
 
+newest_checkpoint() { ls -t "${DUETTO_RUN:-.}"/pretrain/checkpoints/*/COMMIT 2>/dev/null | head -n 1; }
+
+newer_checkpoint() {
+  local newest
+  newest=$(newest_checkpoint)
+  [ -n "$newest" ] && [ "$(stat -c %Y "$newest")" -ge "$1" ]
+}
+
 # How long the newest checkpoint took, counted from the warning.
 report_checkpoint() {
   local newest
-  newest=$(ls -t "${DUETTO_RUN:-.}"/pretrain/checkpoints/*/COMMIT 2>/dev/null | head -n 1)
+  newest=$(newest_checkpoint)
   [ -z "$newest" ] || awk -v a="$1" -v b="$(stat -c %.Y "$newest")" -v f="$newest" \
     'BEGIN { if (b > a) printf "checkpoint committed %.1f s after the warning: %s\n", b - a, f
              else printf "no newer checkpoint than %s\n", f }'

@@ -33,7 +33,8 @@ def spread(cluster: ClusterConfig, run: Path) -> Callable[..., None]:
         cwd: Path | None = None,
     ) -> None:
         inside = container.command(ROOT, run) if container else []
-        words = across_nodes(command, os.environ, inside, container.python if container else "")
+        gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0) if cluster.gpu else 0
+        words = across_nodes(command, os.environ, gpus, inside, container.python if container else "")
         watchdog = Watchdog(cluster, run, ranks_of(words)) if "pretrain.worker" in words else None
 
         def look() -> None:

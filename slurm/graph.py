@@ -110,13 +110,19 @@ def build(recipe: Recipe, cluster: ClusterConfig, hours: float | None = None, pr
 
 
 def select(
-    jobs: Sequence[Job], done: Collection[str], first: str | None = None, last: str | None = None, force: bool = False
+    jobs: Sequence[Job],
+    done: Collection[str],
+    present: Collection[str],
+    first: str | None = None,
+    last: str | None = None,
+    force: bool = False,
 ) -> list[Job]:
     """The jobs to submit now, with dependencies among them only.
 
     Args:
         jobs: the graph.
-        done: stages with a manifest of this very recipe.
+        done: stages with a manifest of this very recipe; they are left out.
+        present: stages with any manifest; enough for a stage before ``first``, as each stage checks its own inputs.
         first, last: stage names that bound the selection, both included.
         force: submit finished stages too.
 
@@ -144,7 +150,7 @@ def select(
     for job in chosen:
         for need in job.needs:
             other = by_name[need]
-            if need not in names and other.manifest is not None and other.manifest not in done:
+            if need not in names and other.manifest is not None and other.manifest not in present:
                 raise UserError(f"--from {first}: {job.name} needs {need}, which is not done; start from {other.stage}")
     return [replace(j, needs=tuple(n for n in j.needs if n in names)) for j in chosen]
 

@@ -13,7 +13,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ def run(run: Run, args: argparse.Namespace) -> None:
         jobs = build(
             recipe, cluster, checks.planned_hours(recipe, cluster, args.overrides), checks.has_progress(recipe)
         )
-    done = finished(run)
-    chosen = select(jobs, done, args.first, args.last, args.force)
+    present = manifests(run)
+    # Made by this very recipe; the others are submitted too, and skip what is unchanged.
+    done = {stage for stage, recipe_hash in present.items() if recipe_hash == recipe.hash}
+    chosen = select(jobs, done, present, args.first, args.last, args.force)
     if not chosen:
         log(f"submit: every stage of {recipe.name} is done with this recipe; --force does them again")
         return
@@ -73,7 +75,10 @@ def run(run: Run, args: argparse.Namespace) -> None:
     with lock(folder):
         refuse_second(folder)
         checks.time_limits(recipe, cluster, chosen, args.overrides, folder)
-        send(chosen, cluster, folder, arguments)
+        if any(j.stage == "pretrain" for j in chosen):
+            checks.doctor(recipe, args.overrides)
+        steps = sum(c.tokens.train_steps for c in recipe.pretrain)
+        send(chosen, cluster, folder, arguments, {"steps": steps, "arguments": arguments})
 
 
 def _reconnect(job: Job, names: set[str]) -> Job:
@@ -85,11 +90,10 @@ def _reconnect(job: Job, names: set[str]) -> Job:
     return replace(job, needs=tuple(n for n in needs if n in names))
 
 
-def finished(run: Run) -> set[str]:
-    """Stages whose manifest was made by this very recipe; the others are submitted and skip what is unchanged."""
+def manifests(run: Run) -> dict[str, str]:
+    """Finished stages, and the hash of the recipe that made each."""
     stages = [p.stem for p in run.path("manifests").glob("*.json") if not p.stem.endswith(".started")]
-    found = {s: run.manifest(s) for s in stages}
-    return {s for s, m in found.items() if m and m.get("recipe") == run.recipe.hash}
+    return {s: m.get("recipe", "") for s in stages if (m := run.manifest(s))}
 
 
 def show(jobs: Sequence[Job], cluster: ClusterConfig, folder: Path, arguments: Sequence[str]) -> None:
@@ -166,7 +170,9 @@ def refuse_second(folder: Path) -> None:
         raise UserError(f"a process works on {folder} (see {folder}/.lock.json); wait for it or stop it") from None
 
 
-def send(jobs: Sequence[Job], cluster: ClusterConfig, folder: Path, arguments: Sequence[str]) -> None:
+def send(
+    jobs: Sequence[Job], cluster: ClusterConfig, folder: Path, arguments: Sequence[str], about: Mapping[str, Any]
+) -> None:
     """Write the scripts, have SLURM judge all of them, then submit them with their dependencies.
 
     Raises:
@@ -193,7 +199,7 @@ def send(jobs: Sequence[Job], cluster: ClusterConfig, folder: Path, arguments: S
         if ids:
             clients.ask("scancel", *ids.values())
         raise
-    record(jobs, ids, scripts, folder)
+    record(jobs, ids, scripts, folder, about)
     for line, job in zip(drawing(jobs), jobs):
         log(f"{ids[job.name]:>8}  {line}")
     log(f"submitted {len(jobs)} jobs to {cluster.name}; watch them with: duetto status --watch")
@@ -204,7 +210,9 @@ def dependency(after: Sequence[str]) -> list[str]:
     return [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
 
 
-def record(jobs: Sequence[Job], ids: dict[str, str], scripts: dict[str, Path], folder: Path) -> None:
+def record(
+    jobs: Sequence[Job], ids: Mapping[str, str], scripts: Mapping[str, Path], folder: Path, about: Mapping[str, Any]
+) -> None:
     path = journal(folder)
     before = read_json(path)["jobs"] if path.exists() else []
     now = [
@@ -218,7 +226,7 @@ def record(jobs: Sequence[Job], ids: dict[str, str], scripts: dict[str, Path], f
         }
         for job in jobs
     ]
-    write_json(path, {"jobs": [e for e in before if e["name"] not in ids] + now})
+    write_json(path, {**about, "jobs": [e for e in before if e["name"] not in ids] + now})
 
 
 # -- evaluation through submitit --------------------------------------------------------------------------------------
