@@ -7,23 +7,22 @@ ends with 3 when a signal asked for an early end: the checkpoint is saved and th
 """
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from duetto.console import log, progress
+from duetto.console import log
 from duetto.errors import Preempted, UserError
 from duetto.process import run_logged
 from duetto.run import Run
 from duetto.stage import Job as Work
 from duetto.stage import Stage
-from pretrain import metrics, placement
+from pretrain import metrics, placement, plots
 from pretrain.checkpoints import Checkpoint, complete, refuse_changes, verify
 from pretrain.describe import describe
 from pretrain.doctor import preflight
+from pretrain.follow import Follower
 from pretrain.job import Job
 from pretrain.start import in_engine_format
 
@@ -55,6 +54,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         placement.place(run.recipe.pretrain, run.root)
         for job in planned:
             train(in_engine_format(job, run.logs / "convert.log"), run.logs / "pretrain.log", accept)
+        plots.draw(root)
         return summary(planned)
 
     Stage(
@@ -62,7 +62,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         version=1,
         config=[{"identity": j.identity, "model": j.model.model_dump(mode="json")} for j in planned],
         inputs=["tokenize"],
-        outputs=[root / "checkpoints", root / "metrics.jsonl", root / "validation.jsonl"],
+        outputs=[root / "checkpoints", root / "metrics.jsonl", root / "validation.jsonl", root / "plots"],
         unhashed=["*.safetensors", "*.pt"],  # COMMIT has their hashes, and is hashed itself
         keeps_partial=True,
         work=work,
@@ -85,16 +85,8 @@ def train(job: Job, log_file: Path, accept_change: bool = False) -> None:
     done = found.step if found else job.offset
     if found is not None:
         log(f"pretrain: continues from the checkpoint of step {done:,}")
-    tail = _Tail(job.root / "metrics.jsonl")
-    with progress("pretrain", total=job.steps * job.tokens_per_step, unit="tok") as bar:
-
-        def poll() -> None:
-            record = tail.last()
-            if record and record["step"] > job.offset:
-                note = f"step {record['step']:,} loss {record['loss']:.3f} lr {record['lr']:.1e}"
-                bar.update((record["step"] - job.offset) * job.tokens_per_step, note)
-
-        run_logged(command(job, job_file), log_file, env=environment(job), poll=poll)
+    with Follower(job) as follower:
+        run_logged(command(job, job_file), log_file, env=environment(job), poll=follower.poll)
     outcome = complete(job.root / "checkpoints", hashes=False)[0]
     if outcome is None or outcome.step < job.last_step:
         at = outcome.step if outcome else 0
@@ -126,28 +118,6 @@ def command(job: Job, job_file: Path) -> list[str]:
 def environment(job: Job) -> dict[str, str]:
     out = {"OMP_NUM_THREADS": str(job.threads)}
     return out | ({"DUETTO_DEVICE": "cpu"} if job.device == "cpu" else {})
-
-
-class _Tail:
-    """The last complete record of a growing .jsonl file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def last(self) -> dict[str, Any] | None:
-        try:
-            with open(self.path, "rb") as f:
-                f.seek(max(0, os.fstat(f.fileno()).st_size - 8192))
-                lines = f.read().splitlines(keepends=True)
-        except OSError:
-            return None
-        for line in reversed(lines):
-            if line.endswith(b"\n"):
-                try:
-                    return dict(json.loads(line))
-                except ValueError:
-                    return None
-        return None
 
 
 def summary(planned: list[Job]) -> dict[str, Any]:
