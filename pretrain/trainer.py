@@ -109,6 +109,8 @@ class Trainer(DistributedTrainer):
             self.save(0)
         if self.start_iteration_step == 0 and self.job.compare_before and self.validator.sets:
             self._validate(0)
+        if self.start_iteration_step == 0 and self.job.compare_before and self.validator.sets:
+            self._validate(0)
         clock = self.clock
         for step in range(self.start_iteration_step + 1, self.job.steps + 1):
             clock.start()

@@ -34,6 +34,8 @@ def main() -> None:
     dist.initialize_torch_distributed()
     _check_world(job)
     checkpoint = _agree_on_checkpoint(job)
+    if checkpoint is None and job.init_from:
+        _check_start(job, Path(job.init_from))
     if checkpoint is not None and checkpoint.step >= job.last_step:
         torch.distributed.destroy_process_group()
         return
@@ -54,6 +56,16 @@ def _check_world(job: Job) -> None:
         raise UserError(
             f"dp {p['dp']} x tp {p['tp']} x pp {p['pp']} = {p['dp'] * p['tp'] * p['pp']} processes are configured, "
             f"{world} were started; make parallelism and the number of processes (nodes x GPUs) equal"
+        )
+
+
+def _check_start(job: Job, folder: Path) -> None:
+    """Weights trained with one rotary layout mean something else under the other."""
+    layout = verify(folder, hashes=False).commit["model_options"]["rope_interleaved"]
+    if layout != job.model.rope_interleaved:
+        raise UserError(
+            f"{folder} was made with rope_interleaved: {str(layout).lower()}, this training has "
+            f"{str(job.model.rope_interleaved).lower()}; set model_config.rope_interleaved to the checkpoint's"
         )
 
 
