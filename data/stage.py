@@ -308,14 +308,18 @@ def _mix(run: Run, force: bool) -> None:
 
     Stage(
         "tokenize",
-        version=1,
+        version=2,
         config={
             "stages": [s.model_dump() for s in config.stages],
             "max_epochs": {n: s.max_epochs or config.max_epochs for n, s in sources.items()},
             "languages": {n: s.language for n, s in sources.items()},
         },
         inputs=["tokenizer", "tokens-validation", *(f"tokens-{n}" for n in sources)],
-        outputs=[run.path("tokens", "mixture.json")],
+        outputs=[
+            run.path("tokens", "mixture.json"),
+            *(run.path("data", name) for name in ("report.json", "report.html", "costs.js")),
+        ],
+        unhashed=["data/costs.js"],
         work=work,
     ).execute(run, force)
 
@@ -361,7 +365,10 @@ def _write_mixture(run: Run, config: DataConfig, sources: Mapping[str, Source]) 
                 f"  {stage['name']}: {name} {100 * draw['weight']:.1f} % = {draw['tokens']:,} tokens, "
                 f"{draw['epochs']:.2f} passes over {available[name]:,}"
             )
+    from data.report import write_report
+
     return {
+        **write_report(run, config, sources, mixture),
         "documents": sum(t["documents"] for t in table.values()),
         "tokens": sum(available.values()),
         "sources": {n: {k: t[k] for k in ("documents", "tokens", "bytes")} for n, t in table.items()},
