@@ -51,6 +51,27 @@ def needs_punkt(config: EvalConfig) -> bool:
     return any(t.task.startswith("ifeval") for t in config.selected)
 
 
+def fetch_punkt() -> None:
+    """Bring nltk's sentence splitter to this machine (needs the internet; ``NLTK_DATA`` says where it goes)."""
+    import nltk
+
+    if not nltk.download(NLTK_PUNKT, quiet=True):
+        raise UserError(f"nltk's {NLTK_PUNKT} could not be downloaded; check the network, or copy it to $NLTK_DATA")
+
+
+def check_punkt(task: str) -> None:
+    """Raises UserError where IFEval's sentence splitter is missing: lm-eval would try the network at import."""
+    import nltk
+
+    try:
+        nltk.data.find(f"tokenizers/{NLTK_PUNKT}")
+    except LookupError:
+        raise UserError(
+            f"task {task!r} needs nltk's {NLTK_PUNKT} (looked in {', '.join(nltk.data.path[:2])}, ...); "
+            "on a machine with internet run: duetto fetch --recipe FILE"
+        ) from None
+
+
 def local_folder(repo: str, revision: str, mirror: str | None) -> tuple[Path, str] | None:
     """Folder of a fetched data set and its exact revision, or None when it is not on this machine.
 

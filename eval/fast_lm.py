@@ -13,6 +13,7 @@ Same requests in, same numbers out: a sample of every task is scored by the stoc
 rounding stops the run.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +69,9 @@ class PrefixLM(StockLM):
         requests = list(requests)
         answers = self._score(requests)
         if self.gate_size and requests:
-            step = max(1, len(requests) // self.gate_size)
-            self._compare(requests[::step][: self.gate_size], answers[::step][: self.gate_size])
+            # At random, not every n-th: that could be the first choice of each question only.
+            chosen = random.Random(0).sample(range(len(requests)), min(self.gate_size, len(requests)))
+            self._compare([requests[i] for i in chosen], [answers[i] for i in chosen])
         self.truncated += sum(len(context) + len(choice) > self.max_length + 1 for _, context, choice in requests)
         for (text, _, _), answer in zip(requests, answers):
             if text is not None:

@@ -4,9 +4,11 @@ Everything slow is imported here, inside functions. lm-eval's ``evaluate`` is ca
 a model loader and an environment report of 4 s a call around it; seeds and few-shot settings are applied the same way.
 """
 
+import json
 import logging
 import os
 import random
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from duetto.errors import UserError
 from duetto.files import sha256_json
 from duetto.recipe import nearest
 from eval.config import EvalConfig, TaskEntry
-from eval.data import datasets_of, local_folder, missing
+from eval.data import check_punkt, datasets_of, local_folder, missing
 from eval.models import LocalModel
 
 OWN_TASKS = Path(__file__).parent / "tasks"
@@ -107,9 +109,9 @@ class TaskLoader:
         prepare_engine()
         from lm_eval.tasks import TaskManager
 
-        own = {p.stem for p in OWN_TASKS.rglob("*.yaml")}
+        own = {p.stem for p in OWN_TASKS.glob("*.yaml")}
         # Indexing the 13,000 files of lm-eval takes 3 s; a suite of our own tasks does not pay that.
-        everything = any(t.task not in own for t in config.selected)
+        everything = any(t.task not in own or not t.data for t in config.selected)
         loader = self
 
         class LocalTasks(TaskManager):
@@ -148,6 +150,8 @@ class TaskLoader:
         for entry in entries:
             if entry.task not in self.manager.all_tasks:
                 raise UserError(f"eval.tasks: {entry.task!r} is no task{nearest(entry.task, self.manager.all_tasks)}")
+            if entry.task.startswith("ifeval"):
+                check_punkt(entry.task)
 
     def load(self, entry: TaskEntry) -> dict[Any, Any]:
         """The task dictionary that lm-eval's ``evaluate`` takes.
@@ -229,10 +233,15 @@ def run_entry(lm: Any, tasks: dict[Any, Any], entry: TaskEntry, limit: int | Non
         },
         samples=[_sample_line(name, s) for name in members for s in found["samples"][name]],
         version=str(found["versions"].get(entry.task) or ", ".join(versions)),
-        task_sha256=sha256_json(configs),
+        task_sha256=sha256_json(_without_addresses(configs)),
         shots=entry.shots,
         tasks=members,
     )
+
+
+def _without_addresses(configs: Any) -> Any:
+    """lm-eval shows a function without readable source as ``<function f at 0x7f..>``, another one in each process."""
+    return json.loads(re.sub(r" at 0x[0-9a-f]+", "", json.dumps(configs, sort_keys=True, default=str)))
 
 
 def plain_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:

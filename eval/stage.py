@@ -8,10 +8,12 @@ One JSON file per model and task is written as soon as it is known, so an interr
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import socket
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
@@ -83,8 +85,9 @@ def work(job: Job, config: EvalConfig) -> dict[str, Any]:
     run.logs.mkdir(parents=True, exist_ok=True)
     # The engines report every batch on stderr; that goes to the log.
     with open(run.logs / "eval.log", "a", encoding="utf-8") as engine_log, redirect_stderr(engine_log):
+        loader = functools.cache(lambda: _loader(config))  # indexing lm-eval's tasks takes seconds: once, if at all
         for model in models:
-            measure(run, config, model)
+            measure(run, config, model, loader)
         instruct = next((m for m in models if m.name == "instruct"), None)
         if config.chat and instruct:
             metrics |= chat_metrics(run_chat_checks(instruct, config, folder / "chat.json"))
@@ -95,7 +98,15 @@ def work(job: Job, config: EvalConfig) -> dict[str, Any]:
     return metrics | summary(folder, models, config)
 
 
-def measure(run: Run, config: EvalConfig, model: LocalModel) -> None:
+def _loader(config: EvalConfig) -> Any:
+    from eval.harness import TaskLoader
+
+    loader = TaskLoader(config)
+    loader.check(config.selected)
+    return loader
+
+
+def measure(run: Run, config: EvalConfig, model: LocalModel, loader: Callable[[], Any]) -> None:
     """Every task of the suite on one model, except those whose result is current."""
     digest = model.digest()
     folder = run.path("eval", model.name)
@@ -105,15 +116,14 @@ def measure(run: Run, config: EvalConfig, model: LocalModel) -> None:
         log(f"eval: {model.name}: kept {len(config.selected) - len(todo)} of {len(config.selected)} current results")
     if not todo:
         return
-    from eval.harness import TaskLoader, load_lm
+    from eval.harness import load_lm
 
-    loader = TaskLoader(config)
-    loader.check(todo)
+    tasks = loader()
     lm = load_lm(model, config)
     with progress(f"eval {model.name}", total=len(todo), unit="task") as bar:
         for n, entry in enumerate(todo):
             bar.update(n, entry.task)
-            result = run_task(lm, loader, config, model, digest, entry, folder, fingerprints[entry.task])
+            result = run_task(lm, tasks, config, model, digest, entry, folder, fingerprints[entry.task])
             log(f"eval: {model.name} {entry.task} {result.metric} {result.value:.3f} ({result.seconds:.1f} s)")
 
 
