@@ -18,6 +18,7 @@ from duetto.errors import UserError
 from duetto.files import write_json
 from sft.chatml import IM_END, IM_START
 from sft.gate import check_isolation, check_labels
+from sft.order import make_reproducible
 
 LOG = get_logger(__name__)
 
@@ -37,6 +38,8 @@ class DuettoPlugin(BasePlugin):
             if int(os.environ.get("RANK", "0")) == 0:
                 found = check_labels(trainer.train_dataset, trainer.processing_class)
                 write_json(Path(cfg.output_dir) / "gate.json", found)
+            if cfg.sample_packing:
+                make_reproducible(trainer)
             _watch_first_batch(trainer, bool(cfg.sample_packing), bool(cfg.fsdp_config))
         trainer.add_callback(Metrics(Path(cfg.output_dir) / "metrics.jsonl"))
         trainer.add_callback(Commit())

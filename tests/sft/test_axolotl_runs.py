@@ -23,23 +23,24 @@ FSDP2 = {
 }
 
 
+def demo(folder: Path, **changes: Any) -> Any:
+    """The demo's file, in the order of the data: accelerate shuffles differently for one process and for two."""
+    found = section("demo", folder, warmup_steps=2, **{"curriculum_sampling": True, "save_strategy": "no", **changes})
+    return {k: v for k, v in found.items() if k != "save_steps" or found["save_strategy"] == "steps"}
+
+
 @pytest.fixture(scope="module")
 def single(pool: Pool, base: Path, conversations: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, gradient accumulation 2: the arithmetic of two ranks with one batch each."""
     folder = tmp_path_factory.mktemp("single")
-    config = axolotl_yaml(
-        folder, demo(folder), base, conversations, gradient_accumulation_steps=2, micro_batch_size=2, max_steps=STEPS
-    )
+    found = demo(folder, gradient_accumulation_steps=2, micro_batch_size=2, max_steps=STEPS)
+    config = axolotl_yaml(folder, found, base, conversations)
     pool.run(config)
     return config
 
 
-def demo(folder: Path, **changes: Any) -> Any:
-    return section("demo", folder, num_epochs=2, save_steps=3, save_total_limit=4, warmup_steps=2, **changes)
-
-
 def two(folder: Path, base: Path, rows: list[Any], **changes: Any) -> Path:
-    return axolotl_yaml(folder, demo(folder), base, rows, micro_batch_size=2, max_steps=STEPS, **changes)
+    return axolotl_yaml(folder, demo(folder, micro_batch_size=2, max_steps=STEPS), base, rows, **changes)
 
 
 def test_ddp_trains_as_one_process(pool: Pool, single: Path, base: Path, conversations: Any, tmp_path: Path) -> None:
@@ -67,15 +68,27 @@ def test_zero2_trains_alike(pool: Pool, single: Path, base: Path, conversations:
     assert shapes(tmp_path / "out") == shapes(single.parent / "out")
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(pool: Pool, single: Path, tmp_path: Path) -> None:
-    config = tmp_path / "axolotl.yaml"
-    whole = single.parent / "out"
-    shutil.copytree(whole, tmp_path / "out", ignore=shutil.ignore_patterns("checkpoint-6", "model.safetensors"))
-    text = single.read_text().replace(str(single.parent), str(tmp_path))
-    config.write_text(f"{text}resume_from_checkpoint: {tmp_path}/out/checkpoint-3\n")
-    shutil.copy(single.parent / "conversations.jsonl", tmp_path)
+@pytest.fixture(scope="module")
+def shuffled(pool: Pool, base: Path, conversations: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight steps over more than one pass of shuffled data, with a checkpoint in each pass."""
+    folder = tmp_path_factory.mktemp("shuffled")
+    saving = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 4}
+    found = demo(folder, curriculum_sampling=False, max_steps=8, num_epochs=2, **saving)
+    config = axolotl_yaml(folder, found, base, conversations[:90])
     pool.run(config)
-    assert losses(config) == losses(single)
+    return config
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_resumed_run_equals_an_uninterrupted_one(pool: Pool, shuffled: Path, step: int, tmp_path: Path) -> None:
+    config, whole = tmp_path / "axolotl.yaml", shuffled.parent / "out"
+    shutil.copytree(whole, tmp_path / "out", ignore=shutil.ignore_patterns("checkpoint-8"))
+    (tmp_path / "out/model.safetensors").unlink()
+    shutil.copy(shuffled.parent / "conversations.jsonl", tmp_path)
+    text = shuffled.read_text().replace(str(shuffled.parent), str(tmp_path))
+    config.write_text(f"{text}resume_from_checkpoint: {tmp_path}/out/checkpoint-{step}\n")
+    pool.run(config)
+    assert losses(config) == losses(shuffled)
     again, first = (p / "model.safetensors" for p in (tmp_path / "out", whole))
     assert again.read_bytes() == first.read_bytes()
 
