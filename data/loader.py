@@ -39,6 +39,8 @@ class Source:
     name: str
     shards: list[Shard]
     sequence_length: int
+    key: str = ""
+    """Names its shuffle; not the folder, so that data that was moved keeps its order."""
     window_ends: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ class Mixture:
             "seed": self.seed,
             "sequence_length": self.sequence_length,
             "counts": self.interleave.counts,
-            "sources": {s.name: [x.identity() for x in s.shards] for s in self.sources},
+            "sources": [[s.key, *(x.identity() for x in s.shards)] for s in self.sources],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -148,7 +150,7 @@ class Mixture:
             window = np.empty_like(place)
             for e in np.unique(epoch):
                 now = epoch == e
-                window[now] = permute(place[now], origin.windows, f"{self.seed}/{origin.name}/{e}")
+                window[now] = permute(place[now], origin.windows, f"{self.seed}/{origin.key}/{e}")
             shard[mine], start[mine] = origin.locate(window)
         return source, shard, start
 
@@ -250,7 +252,7 @@ def open_mixture(path: Path | str, *, stage: int = 0, sequence_length: int, seed
     sources = []
     for name in drawn:
         shards = [Shard.from_record(folder, record, token_size) for record in mixture["sources"][name]["shards"]]
-        sources.append(Source(name, shards, sequence_length))
+        sources.append(Source(name, shards, sequence_length, key=name))
     everything = [s for source in sources for s in source.shards]
     check_shards(everything, full=_full(verify, everything))
     samples = max(sum(d["tokens"] for d in drawn.values()) // sequence_length, 1)
@@ -298,7 +300,10 @@ def open_folders(
         raise UserError(f"{len(folders)} dataset folders but {len(weights)} weights; give one weight a folder")
     if token_size is None and vocab_size is not None:
         token_size = 2 if vocab_size <= 65536 else 4
-    sources = [Source(str(f), folder_shards(str(f), token_size, tokenizer_sha256), sequence_length) for f in folders]
+    sources = [
+        Source(str(f), folder_shards(str(f), token_size, tokenizer_sha256), sequence_length, key=str(i))
+        for i, f in enumerate(folders)
+    ]
     everything = [s for source in sources for s in source.shards]
     check_shards(everything, full=_full(verify, everything))
     share = list(weights) if weights is not None else [s.windows for s in sources]

@@ -145,8 +145,5 @@ def _validation_file(run: Run, name: str, documents: Iterable[Document], folder:
     shutil.rmtree(work)
     shard = Shard.of_file(folder / f"{name}.ds", tokenizer.token_size)
     if not shard.tokens:
-        raise UserError(
-            f"validation {name}: no document; raise data.validation.holdout (now {run.recipe.data.validation.holdout:g}) "
-            "or give it a file with text"
-        )
+        raise UserError(f"validation {name}: no document; raise data.validation.holdout, or give it a file with text")
     return {**shard.record(str(folder)), "path": f"validation/{name}.ds", "bytes": size}
