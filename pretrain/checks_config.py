@@ -67,7 +67,7 @@ def schedule_written(facts: Facts) -> Finding:
 
 
 def true_horizon(facts: Facts) -> Finding:
-    """The steps use the token budget: neither far more nor far less."""
+    """The steps use the token budget: not more than it, and not much less."""
     findings = []
     budgets = {s.name: sum(s.tokens.values()) for s in getattr(facts.recipe.data, "stages", [])}
     for i, config in enumerate(facts.configs):
@@ -77,13 +77,13 @@ def true_horizon(facts: Facts) -> Finding:
         stage = facts.draws[i][0].stage
         budget, total = budgets[stage], config.total_tokens
         text = f"{facts.name(i)}{config.tokens.train_steps:,} steps take {total:,} tokens, the budget is {budget:,}"
-        if abs(total - budget) > 0.05 * budget:
+        if not 0.8 * budget <= total <= 1.05 * budget:
             steps = round(budget / config.tokens_per_step)
             findings.append(
                 warn(text, f"set tokens.train_steps to {steps:,} (and the decay with it), or change the budgets")
             )
         else:
-            findings.append(ok(text))
+            findings.append(ok(f"{text} ({total / budget:.0%} of it)"))
     return worst(findings)
 
 

@@ -11,6 +11,7 @@ from pretrain.checkpoints import steps_on_disk, verify
 from pretrain.checks import SHAPE, Facts, Finding, fail, ok, skip, warn, worst
 from pretrain.mapping import checkpoints_folder
 from pretrain.plan import size, token_bytes
+from pretrain.start import local_folder
 
 SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "wekafs", "panfs", "cifs", "orangefs", "daos"}
 """File systems that all nodes of a cluster see."""
@@ -122,7 +123,8 @@ def resume_paths_exist(facts: Facts) -> Finding:
                 )
         if start is not None:
             named.append(start)
-            if not any((Path(start) / f).exists() for f in ("config.json", "model_config.json")):
+            folder = local_folder(start)
+            if not any((folder / f).exists() for f in ("config.json", "model_config.json")):
                 return fail(
                     f"{facts.name(i)}model.init_method.path: {start} holds no model (config.json or model_config.json)",
                     "run the recipe that makes it, duetto fetch it, or name another folder",
@@ -200,8 +202,7 @@ def converts(facts: Facts) -> Finding:
     """What training starts from has the model's shape, and what was converted agreed with it."""
     for i, config in enumerate(facts.configs):
         start = config.model.init_method.path
-        hf = Path(start) / "config.json" if start else None
-        if hf is None or not hf.exists():
+        if start is None or not (hf := _start_folder(start) / "config.json").exists():
             continue
         theirs, ours = read_json(hf), config.model.shape
         for key in SHAPE:
@@ -217,6 +218,14 @@ def converts(facts: Facts) -> Finding:
     if worst_logit is None or not worst_logit <= 1e-4:
         return fail(f"{parity}: logits differ by {worst_logit}", "duetto convert --force; do not publish this model")
     return ok(f"the converted model's logits agree within {worst_logit:.1e}")
+
+
+def _start_folder(path: str) -> Path:
+    """Where the start model is, or would be; that it is there is another check's concern."""
+    try:
+        return local_folder(path)
+    except UserError:
+        return Path(path)
 
 
 def disk_space(facts: Facts) -> Finding:

@@ -24,6 +24,7 @@ from duetto.recipe import StrictModel
 from duetto.run import Run
 from duetto.stage import Job, Stage
 from pretrain.job import ValidationSet
+from pretrain.start import local_folder
 
 HEAD_TOKENS = 1024
 """Positions whose logits exist at a time."""
@@ -59,7 +60,7 @@ def compare(run: Run, force: bool = False) -> dict[str, Any]:
         UserError: there is no held-out text, or the start model has another tokenizer.
     """
     first, last = run.recipe.pretrain[0], run.recipe.pretrain[-1]
-    start, out = Path(first.model.init_method.path), run.path("pretrain")
+    start, out = local_folder(first.model.init_method.path), run.path("pretrain")
     mixture = read_json(run.path("tokens", "mixture.json"))
     if not mixture["validation"]:
         raise UserError(

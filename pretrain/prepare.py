@@ -12,7 +12,7 @@ from duetto.run import Run
 from pretrain import arithmetic, mapping
 from pretrain.config import PretrainConfig
 from pretrain.job import DataStage, Job, ValidationSet
-from pretrain.start import digest
+from pretrain.start import digest, local_folder
 
 
 def jobs(run: Run) -> list[Job]:
@@ -154,11 +154,7 @@ def _start(config: PretrainConfig, root: Path, offset: int) -> str | None:
     """Weights to start from: a model that the file names, or the last checkpoint of the file before."""
     path = config.model.init_method.path
     if path is not None:
-        if not Path(path).is_dir():
-            raise UserError(
-                f"model.init_method.path: {path}: no such folder; name a Hugging Face model or a checkpoint"
-            )
-        return path
+        return str(local_folder(path))
     return str(root / "checkpoints" / str(offset)) if offset else None
 
 
@@ -177,7 +173,7 @@ def _identity(config: PretrainConfig, data: list[DataStage], mixture: dict[str, 
         "data": [_data_identity(s, mixture) for s in data],
         "document_masking": bool(config.duetto.document_masking),
         "train_steps": t.train_steps,
-        "start": digest(Path(config.model.init_method.path)) if config.model.init_method.path else None,
+        "start": digest(local_folder(config.model.init_method.path)) if config.model.init_method.path else None,
     }
 
 

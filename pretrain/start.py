@@ -1,16 +1,40 @@
 """model.init_method.path: weights to start from, whichever format they are in.
 
-A nanotron checkpoint is used as it is; a Hugging Face folder is converted once, gated by logits parity, into
-``<run>/pretrain/start-<file>/``.
+A Hub id (``mii-llm/zagreus-0.4B-ita``) means its snapshot in the local cache. A nanotron checkpoint is used as it is; a
+Hugging Face folder is converted once, gated by logits parity, into ``<run>/pretrain/start-<file>/``.
 """
 
+import re
 import sys
 from pathlib import Path
 
 from duetto.console import log
+from duetto.errors import UserError
 from duetto.files import read_json, sha256_file, sha256_json, write_json
 from duetto.process import run_logged
 from pretrain.job import Job
+
+
+def local_folder(path: str) -> Path:
+    """The folder that ``path`` means: itself, or the cached snapshot of a Hub model.
+
+    Raises:
+        UserError: there is no such folder, and the Hub model is not on this disk.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(path, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise UserError(
+                f"model.init_method.path: {path} is no folder here and not in the local Hub cache; on a machine with "
+                f"internet: hf download {path}"
+            ) from None
+    raise UserError(f"model.init_method.path: {path}: no such folder; name a Hugging Face model or a checkpoint")
 
 
 def is_hugging_face(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from duetto.run import Run
 from pretrain import convert_stage, forgetting, stage, start
 from pretrain.metrics import read
 from pretrain.prepare import jobs
+from pretrain.sources import draws
 from tests.pretrain.ranks import in_engine
 from tests.pretrain.runs import forked, tokenized, train_tokenizer
 
@@ -138,6 +139,13 @@ def test_context_grows_and_both_contexts_are_measured(home: Path, base: Path, to
     assert rows[64]["after"] < rows[64]["before"] + 0.1
 
 
+@pytest.mark.parametrize(("name", "share"), [("cpt-knowledge", 0.5), ("long-32k", 0.15)])
+def test_shares_of_replay(name: str, share: float, tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "configs" / "recipes" / f"{name}.yaml", home=tmp_path)
+    found = draws(recipe.pretrain[0], 0, recipe.data, recipe.run_root)
+    assert sum(d.weight for d in found if d.source.startswith("replay")) == pytest.approx(share, abs=0.001)
+
+
 def test_another_start_model_is_another_run(home: Path, base: Path, tokenizer: Path) -> None:
     tokenized(
         home / "cpt-knowledge", tokenizer, VOCAB, {"knowledge": cycle(7, 9000), "replay": cycle(1, 9000)}, {"replay": 9}
@@ -147,6 +155,7 @@ def test_another_start_model_is_another_run(home: Path, base: Path, tokenizer: P
     )
     first = jobs(Run(recipe, lock=False))[0].identity
     assert first["start"] == start.digest(base)
-    with pytest.raises(UserError, match="no such folder"):
-        missing = [*overrides("cpt-knowledge", base, 40, 64), "pretrain.model.init_method.path=/no/model"]
-        jobs(Run(load_recipe(ROOT / "configs" / "recipes" / "demo.yaml", missing, home=home), lock=False))
+    for path, message in (("/no/model", "no such folder"), ("nobody/no-model", "hf download nobody/no-model")):
+        missing = [*overrides("cpt-knowledge", base, 40, 64), f"pretrain.model.init_method.path={path}"]
+        with pytest.raises(UserError, match=message):
+            jobs(Run(load_recipe(ROOT / "configs" / "recipes" / "demo.yaml", missing, home=home), lock=False))

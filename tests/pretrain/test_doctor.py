@@ -223,8 +223,9 @@ def test_13_a_changed_global_batch(home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_15_a_start_model_that_is_not_there(home: Path) -> None:
-    finding = found(load(home, *SMALL, "pretrain.model.init_method={path: /no/model}"), 15)
-    assert finding.status == "fail" and "holds no model" in finding.detail
+    for path, words in (("/no/model", "no such folder"), (str(home), "holds no model")):
+        finding = found(load(home, *SMALL, f"pretrain.model.init_method={{path: {path}}}"), 15)
+        assert finding.status == "fail" and words in finding.detail
 
 
 def test_16_a_second_file_that_would_read_the_same_samples(home: Path) -> None:
