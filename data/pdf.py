@@ -198,6 +198,9 @@ def _join(text: str, line: str) -> str:
     return f"{text} {line}"
 
 
+COMMAND = [sys.executable, "-m", "data.pdf"]
+
+
 class PdfPool:
     """One child process, replaced when it hangs or dies."""
 
@@ -207,9 +210,7 @@ class PdfPool:
     def extract(self, content: bytes, seconds: float) -> tuple[str, str | None]:
         """As :func:`extract`, with ``pdf_timeout`` and ``pdf_crash`` for what the parser could not finish."""
         if self.child is None:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "data.pdf"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+            self.child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         child = self.child
         assert child.stdin and child.stdout
         try:
