@@ -29,7 +29,7 @@ help:  ## this list
 setup: $(INSTALLED)  ## create .venv and install the pinned packages (demo and test do it when needed)
 
 $(INSTALLED): constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("duetto needs Python 3.11 or later; set PYTHON=python3.11" * (sys.version_info < (3, 11)))'
+	@$(PYTHON) -c 'import sys; sys.exit("duetto needs Python 3.11 or later: set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "setup: installing the pinned packages into $(VENV) (about 20 s from a warm cache)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv 2>&1 | { grep -v '^WARNING: Location' || true; }
