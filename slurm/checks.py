@@ -1,5 +1,6 @@
 """What ``duetto submit`` refuses, at once and with what to change, so that no job fails late or waits for ever."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -109,6 +110,12 @@ def machine(cluster: ClusterConfig, folder: Path) -> None:
     activate = venv_folder(cluster) / "bin" / "activate"
     if not activate.is_file():
         raise UserError(f"{activate}: no such file; run make setup there, or set venv in the cluster file")
+    if cluster.gpu and importlib.metadata.version("torch").endswith("+cpu") and not cluster.container:
+        # make setup takes that build where it sees no GPU, and a login node has none.
+        raise UserError(
+            "torch is the CPU build, but the cluster has GPUs: rm .venv/.installed and run UV_TORCH_BACKEND=cu128 make "
+            "setup on this login node (or name a container in the cluster file)"
+        )
     if cluster.container and not Path(cluster.container.image).is_file():
         raise UserError(f"{cluster.container.image}: no such image; build it, or drop container in the cluster file")
     for module in cluster.modules:

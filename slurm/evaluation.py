@@ -7,10 +7,12 @@ Parts write different files of one folder, so they run side by side without the 
 """
 
 import argparse
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from duetto.cli import DEFAULT_RECIPE, VERBS
 from duetto.console import log
@@ -29,12 +31,19 @@ def evaluate(recipe_file: str, overrides: Sequence[str], model: str, tasks: Sequ
     """Measure the tasks that have no current result on one model of the run; what submitit runs on a node."""
     recipe = load_recipe(recipe_file, overrides)
     run = Run(recipe, lock=False)
-    stage = importlib.import_module(VERBS["eval"].module)
+    # By name: the evaluation's own functions, without importing a stage from a stage.
+    stage, models = (importlib.import_module(name) for name in (VERBS["eval"].module, "eval.models"))
     config = stage.select(recipe.eval, [model])
     config = config.model_copy(update={"tasks": [t for t in config.tasks if t.task in tasks]})
-    models = importlib.import_module("eval.models")
+
+    @functools.cache
+    def loader() -> Any:  # indexing lm-eval's tasks takes seconds: only when something is to be measured
+        found = importlib.import_module("eval.harness").TaskLoader(config)
+        found.check(config.selected)
+        return found
+
     for found in models.run_models(run, config):
-        stage.measure(run, config, found)
+        stage.measure(run, config, found, loader)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

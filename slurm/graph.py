@@ -69,21 +69,20 @@ def eval_parts(recipe: Recipe, model: str) -> tuple[EvalPart, ...]:
     return tuple(EvalPart(model, tuple(tasks)) for tasks in by_language.values())
 
 
-def build(recipe: Recipe, cluster: ClusterConfig, hours: float | None = None, progress: bool = False) -> list[Job]:
+def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: bool = False) -> list[Job]:
     """Every job of a run, in an order in which each comes after what it needs.
 
     Args:
         recipe: decides whether there is post-training, and what is evaluated.
-        cluster: decides how many links the chain has and whether evaluations fan out.
-        hours: planned pretraining time.
+        chain: jobs in the chain of the pretraining, see ``links``.
+        fan_out: evaluations are arrays, one for each model, and the last job only collects.
         progress: evaluate the checkpoints too.
     """
     jobs = [Job("tokenize", "tokenize", "tokenize", ("tokenize",), manifest="tokenize")]
-    count = links(cluster, hours)
-    for i in range(count):
-        name = "pretrain" if count == 1 else f"pretrain-{i + 1}"
+    for i in range(chain):
+        name = "pretrain" if chain == 1 else f"pretrain-{i + 1}"
         jobs.append(
-            Job(name, "pretrain", "pretrain", ("pretrain",), (jobs[-1].name,), "pretrain", links_left=count - 1 - i)
+            Job(name, "pretrain", "pretrain", ("pretrain",), (jobs[-1].name,), "pretrain", links_left=chain - 1 - i)
         )
     trained = jobs[-1].name
     jobs.append(Job("convert", "convert", "stage", ("convert",), (trained,), "convert"))
@@ -97,7 +96,7 @@ def build(recipe: Recipe, cluster: ClusterConfig, hours: float | None = None, pr
         jobs.append(Job("dpo", "dpo", "sft", ("dpo",), (tuned,), "dpo"))
         tuned = "dpo"
     before: list[str] = [tuned]
-    if cluster.eval_parallel > 1:
+    if fan_out:
         before = []
         for model, ready in (("base", "convert"), ("instruct", tuned)):
             if model in recipe.eval.models and (model == "base" or recipe.sft is not None):

@@ -80,6 +80,8 @@ def _gpu_reasons(r: Report, limits: Health, gpus: int) -> list[str]:
     out = []
     if len(r["gpus"]) != gpus:
         out.append(f"{len(r['gpus'])} GPUs of {gpus}")
+    elif r.get("torch_gpus") is not None and r["torch_gpus"] != gpus:
+        out.append(f"nvidia-smi shows {gpus} GPUs, torch {r['torch_gpus']}: driver too old, or a GPU that is lost")
     for gpu in r["gpus"]:
         name = f"GPU {gpu['index']}"
         if gpu["ecc_errors"]:

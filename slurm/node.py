@@ -208,14 +208,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     neighbours = Neighbours(port + 1, node)
     report: dict[str, Any] = {"asked_at": _reference(args.folder), "clock": time.time()}
     report |= {"disk_gb": disk_gb(args.places), **(gpu_report() if args.gpus else {})}
-    report["matmul_gflops"] = round(matmul_gflops(args.gpus and not report.get("gpu_error")), 1)
+    cuda = False
+    if args.gpus and not report.get("gpu_error"):
+        import torch
+
+        cuda = torch.cuda.is_available()
+        report["torch_gpus"] = torch.cuda.device_count() if torch.version.cuda else None
+    report["matmul_gflops"] = round(matmul_gflops(cuda), 1)
     report["unreachable"] = neighbours.unreachable(args.nodes, seconds=min(20, args.seconds / 3))
     out = args.folder / f"{node}.json"
     write_json(out, report)  # what is known so far: the all-reduce may hang
     if len(args.nodes) > 1 and not report["unreachable"]:
         rank = args.nodes.index(node)
         try:
-            reached = all_reduce_gbs(rank, len(args.nodes), args.nodes[0], port, args.gpus, args.seconds // 2)
+            reached = all_reduce_gbs(rank, len(args.nodes), args.nodes[0], port, cuda, args.seconds // 2)
             report["all_reduce_gbs"] = round(reached, 3)
         except RuntimeError as e:  # torch raises nothing more specific for a lost peer
             report["all_reduce_error"] = str(e).splitlines()[0][:200]

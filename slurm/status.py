@@ -68,8 +68,8 @@ def status(run: Run) -> dict[str, Any]:
     cluster = _cluster(run)
     # Overrides of the submission may have changed the number of steps.
     total = sent.get("steps") or sum(c.tokens.train_steps for c in run.recipe.pretrain)
-    stages = [_stage(run, entry, known.get(entry["job"]), total) for entry in _entries(run, cluster, recorded)]
-    notes += trouble(run, cluster, stages)
+    stages = [_stage(run, entry, known.get(entry["job"]), total) for entry in _entries(run, recorded)]
+    notes += trouble(run, _cluster(run), stages)
     return {"run": str(run.root), "recipe": run.recipe.name, "stages": stages, "notes": notes}
 
 
@@ -78,12 +78,13 @@ def _cluster(run: Run) -> ClusterConfig:
     return find(str(path)) if path.exists() else (run.recipe.cluster or find("one-node"))
 
 
-def _entries(run: Run, cluster: ClusterConfig, recorded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _entries(run: Run, recorded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The jobs of the graph in its order, with what was submitted for each."""
     by_name = {e["name"]: e for e in recorded}
     chain = [e for e in recorded if e["stage"] == "pretrain"]
     graph: list[Job] = []
-    for job in build(run.recipe, cluster):
+    fan_out = any(e["name"] == "eval-base" for e in recorded)
+    for job in build(run.recipe, fan_out=fan_out):
         if job.stage == "pretrain" and chain:
             graph += [job] if job.name in by_name else []
         elif not job.parts or job.name in by_name:

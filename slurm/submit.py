@@ -10,6 +10,7 @@ job is submitted.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -22,11 +23,12 @@ from filelock import FileLock, Timeout
 from duetto.console import log
 from duetto.errors import Preempted, StageFailed, UserError
 from duetto.files import read_json, write_json
+from duetto.recipe import Recipe, load_recipe
 from duetto.run import Run
 from slurm import checks, clients
 from slurm.config import ClusterConfig, find
 from slurm.environment import cluster_of, freeze, lines, run_folder
-from slurm.graph import Job, build, drawing, select
+from slurm.graph import Job, build, drawing, links, select
 from slurm.scripts import options, render
 
 
@@ -40,21 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
-    recipe = run.recipe
+    recipe, overrides = run.recipe, list(args.overrides)
     if args.executor == "local":
-        cluster = None
-        jobs = build(recipe, find("one-node"))
-        # One machine: evaluations need no fan-out, and a chain has one link.
-        jobs = [j for j in jobs if not j.parts]
-        names = {j.name for j in jobs}
-        jobs = [_reconnect(j, names) for j in jobs]
+        cluster, jobs = None, build(recipe)
     else:
         cluster = find(args.cluster) if args.cluster else cluster_of(recipe)
         if args.no_health:
             cluster = cluster.model_copy(update={"health": cluster.health.model_copy(update={"enabled": False})})
-        jobs = build(
-            recipe, cluster, checks.planned_hours(recipe, cluster, args.overrides), checks.has_progress(recipe)
-        )
+        if arrays := array_overrides(recipe, cluster):
+            overrides += arrays
+            recipe = load_recipe(args.recipe, overrides)
+        chain = links(cluster, checks.planned_hours(recipe, cluster, overrides))
+        jobs = build(recipe, chain, cluster.eval_parallel > 1, checks.has_progress(recipe))
     present = manifests(run)
     # Made by this very recipe; the others are submitted too, and skip what is unchanged.
     done = {stage for stage, recipe_hash in present.items() if recipe_hash == recipe.hash}
@@ -62,7 +61,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
     if not chosen:
         log(f"submit: every stage of {recipe.name} is done with this recipe; --force does them again")
         return
-    arguments = ["--recipe", str(Path(args.recipe).resolve()), *args.overrides, *(["--force"] if args.force else [])]
+    arguments = ["--recipe", str(Path(args.recipe).resolve()), *overrides, *(["--force"] if args.force else [])]
     if cluster is None:
         local(chosen, arguments, dry_run=args.dry_run)
         return
@@ -74,20 +73,25 @@ def run(run: Run, args: argparse.Namespace) -> None:
     checks.machine(cluster, folder)
     with lock(folder):
         refuse_second(folder)
-        checks.time_limits(recipe, cluster, chosen, args.overrides, folder)
+        checks.time_limits(recipe, cluster, chosen, overrides, folder)
         if any(j.stage == "pretrain" for j in chosen):
-            checks.doctor(recipe, args.overrides)
+            checks.doctor(recipe, overrides)
         steps = sum(c.tokens.train_steps for c in recipe.pretrain)
         send(chosen, cluster, folder, arguments, {"steps": steps, "arguments": arguments})
 
 
-def _reconnect(job: Job, names: set[str]) -> Job:
-    from dataclasses import replace
-
-    needs = tuple(
-        n if n in names else n.replace("eval-base", "convert").replace("eval-instruct", "sft") for n in job.needs
-    )
-    return replace(job, needs=tuple(n for n in needs if n in names))
+def array_overrides(recipe: Recipe, cluster: ClusterConfig) -> list[str]:
+    """``data_arrays`` of the cluster file as what the data stage reads; a recipe that has its own keeps it."""
+    arrays, size = cluster.data_arrays, cluster.size("tokenize")
+    partition = (arrays.partition if arrays else None) or size.partition
+    if arrays is None or recipe.data.executor.slurm is not None:
+        return []
+    if partition is None:
+        raise UserError(f"{cluster.name}: data_arrays needs a partition; name one there or for the cluster")
+    table = arrays.model_dump() | {"partition": partition}
+    named = {k: v for k, v in (("account", size.account), ("qos", size.qos), ("constraint", size.constraint)) if v}
+    table |= {"sbatch": {**named, **cluster.sbatch}} if named or cluster.sbatch else {}
+    return [f"data.executor.slurm={json.dumps(table)}"]
 
 
 def manifests(run: Run) -> dict[str, str]:

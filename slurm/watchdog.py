@@ -43,13 +43,15 @@ def read_tail(path: Path, lines: int = WINDOW) -> list[dict[str, Any]]:
 
 
 def slow_nodes(records: Sequence[dict[str, Any]], nodes: Sequence[str], ranks: int) -> dict[str, int]:
-    """How many of the steps each node was slow in, by the ranks that the trainer named; more than a fifth counts."""
+    """How many of the steps each node was slow in, by the ranks that the trainer named; more than half of them counts."""
+    if len(records) < WINDOW // 2:
+        return {}
     per_node = max(1, ranks // max(1, len(nodes)))
     counts: Counter[str] = Counter()
     for record in records:
         named = {nodes[r // per_node] for r in record.get("slow_ranks", []) if r // per_node < len(nodes)}
         counts.update(named)
-    return {node: n for node, n in counts.items() if n > len(records) / 5}
+    return {node: n for node, n in counts.items() if n > len(records) / 2}
 
 
 class Watchdog:
