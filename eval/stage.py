@@ -3,6 +3,7 @@
     duetto eval                       # every task that has no current result, then the tables
     duetto eval --tables-only         # tables again from the result files
     duetto eval --models base         # one model
+    duetto eval --checkpoints         # curves over training instead (eval/checkpoints.py)
 
 One JSON file per model and task is written as soon as it is known, so an interrupted run continues with the rest.
 """
@@ -29,22 +30,29 @@ from eval.chat import chat_metrics, run_chat_checks
 from eval.config import EvalConfig, ModelEntry, TaskEntry
 from eval.data import datasets_of
 from eval.models import LocalModel, run_models, upstream
+from eval.plots import plot_tables
 from eval.published import load_published
 from eval.results import ModelFacts, Result, is_current, read_result, write_result
 from eval.tables import build, load_results, write_tables
 
 VERSION = 1
+WATCH_SECONDS = 60.0
+"""Between two looks for new checkpoints."""
 TASK_FILES = Path(__file__).parent / "tasks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables-only", action="store_true", help="write the tables again from the result files")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="of the suite's models, only these")
+    parser.add_argument("--checkpoints", action="store_true", help="the committed checkpoints instead, as curves")
+    parser.add_argument("--watch", action="store_true", help="with --checkpoints: go on until pretraining is finished")
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
     config = select(run.recipe.eval, args.models)
-    if args.tables_only:
+    if args.checkpoints:
+        content = follow_training(run, config, WATCH_SECONDS if args.watch else None)
+    elif args.tables_only:
         content = make_tables(run, config)
     else:
         Stage(
@@ -62,6 +70,24 @@ def run(run: Run, args: argparse.Namespace) -> None:
         content = read_json(tables) if tables.exists() else {}
     if args.json:
         console.print_json(json.dumps(content))
+
+
+def follow_training(run: Run, config: EvalConfig, watch: float | None) -> dict[str, Any]:
+    """Curves of the committed checkpoints."""
+    from eval.checkpoints import follow
+
+    tasks = [t for t in config.selected if not config.progress.tasks or t.task in config.progress.tasks]
+    config = config.model_copy(update={"tasks": tasks, "models": ["base"]})
+    loader = functools.cache(lambda: _loader(config))
+    run.logs.mkdir(parents=True, exist_ok=True)
+    with open(run.logs / "eval.log", "a", encoding="utf-8") as engine_log, redirect_stderr(engine_log):
+        content = follow(run, config, lambda model, folder: measure(config, model, folder, loader), watch)
+    for curve in content["curves"]:
+        last = curve["points"][-1]
+        where = f"{curve['metric']} {last['value']:.3f} at step {last['step']:,}"
+        log(f"eval: {curve['label']}: {where}, {curve['verdict']}")
+    log(f"eval: choose step {content['choice']['step']:,}: {content['choice']['reason']}")
+    return content
 
 
 def select(config: EvalConfig, models: list[str] | None) -> EvalConfig:
@@ -87,7 +113,7 @@ def work(job: Job, config: EvalConfig) -> dict[str, Any]:
     with open(run.logs / "eval.log", "a", encoding="utf-8") as engine_log, redirect_stderr(engine_log):
         loader = functools.cache(lambda: _loader(config))  # indexing lm-eval's tasks takes seconds: once, if at all
         for model in models:
-            measure(run, config, model, loader)
+            measure(config, model, folder / model.name, loader)
         instruct = next((m for m in models if m.name == "instruct"), None)
         if config.chat and instruct:
             metrics |= chat_metrics(run_chat_checks(instruct, config, folder / "chat.json"))
@@ -106,10 +132,9 @@ def _loader(config: EvalConfig) -> Any:
     return loader
 
 
-def measure(run: Run, config: EvalConfig, model: LocalModel, loader: Callable[[], Any]) -> None:
+def measure(config: EvalConfig, model: LocalModel, folder: Path, loader: Callable[[], Any]) -> None:
     """Every task of the suite on one model, except those whose result is current."""
     digest = model.digest()
-    folder = run.path("eval", model.name)
     fingerprints = {t.task: fingerprint(config, model, digest, t) for t in config.selected}
     todo = [t for t in config.selected if not is_current(folder / f"{t.task}.json", fingerprints[t.task])]
     if len(todo) < len(config.selected):
@@ -242,6 +267,7 @@ def make_tables(run: Run, config: EvalConfig) -> dict[str, Any]:
     wanted = {t.task for t in config.selected}
     content = build(config.selected, [x for x in loaded if x.result.task in wanted], load_published(config.published))
     write_tables(run.path("eval"), content)
+    plot_tables(run.path("eval", "plots"), content)
     return content
 
 

@@ -122,5 +122,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Run:
 def evaluate(run: Run, **options: Any) -> None:
     from eval import stage
 
-    defaults = {"force": False, "json": False, "tables_only": False, "models": None, "checkpoints": False}
+    defaults = {
+        "force": False,
+        "json": False,
+        "tables_only": False,
+        "models": None,
+        "checkpoints": False,
+        "watch": False,
+    }
     stage.run(run, argparse.Namespace(**{**defaults, **options}))
