@@ -43,6 +43,25 @@ FSDP1_ONLY = {
 }
 
 
+class Toolbox(StrictModel):
+    """Dialogues with tools, written by ``sft/toolbox.py`` before the data sets are read."""
+
+    folder: Path
+    """Gets tools.jsonl and tools-heldout.jsonl."""
+    rows: int = Field(6000, ge=1)
+    seed: int = 8
+
+
+class Pairs(StrictModel):
+    """Preference pairs, made by ``sft/preferences.py`` from conversations before the data sets are read."""
+
+    source: Path
+    """Conversations with language tags."""
+    target: Path
+    rows: int = Field(1500, ge=1)
+    seed: int = 8
+
+
 class Preparation(StrictModel):
     """The ``duetto:`` block of an Axolotl YAML."""
 
@@ -58,6 +77,10 @@ class Preparation(StrictModel):
     """Share of trained tokens for each language; the languages in excess are cut down to it."""
     max_rejected: float = Field(0.2, ge=0, le=1)
     """Stop when more than this share of the rows is rejected: the files are probably not what you think."""
+    toolbox: Toolbox | None = None
+    """Write synthetic dialogues with tools first."""
+    pairs: list[Pairs] = []
+    """Make preference pairs first."""
 
 
 def preparation(section: Mapping[str, Any], where: str = "sft") -> Preparation:

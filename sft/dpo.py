@@ -18,13 +18,14 @@ from duetto.stage import Job, Stage
 from sft import chatml, launch
 from sft.config import findings, preparation, resolve
 from sft.export import export
-from sft.stage import HELD_OUT, TRAIN, local_files, prepare_all
+from sft.stage import HELD_OUT, TRAIN, local_files, prepare_all, synthesize
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
     section = run.recipe.dpo
     if section is None:
         raise UserError(f"{run.recipe.file}: the recipe has no 'dpo'; add dpo=configs/sft/dpo.yaml")
+    synthesize(section)
     Stage(
         name="dpo",
         version=1,

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
-from axolotl.utils.logging import get_logger
 from transformers import TrainerCallback
 
 from duetto.errors import UserError
@@ -19,8 +18,6 @@ from duetto.files import write_json
 from sft.chatml import IM_END, IM_START
 from sft.gate import check_isolation, check_labels
 from sft.order import make_reproducible
-
-LOG = get_logger(__name__)
 
 COMMIT = "COMMIT"
 """Written into a checkpoint when every rank has finished writing it."""
@@ -83,8 +80,8 @@ def _watch_first_batch(trainer: Any, packed: bool, sharded: bool) -> None:
     @functools.wraps(stock)
     def training_step(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         trainer.training_step = stock
-        if sharded:
-            check_sharding(model)
+        if sharded and (shards := check_sharding(model)):
+            print(f"FSDP2: {shards} parameters are DTensor shards", flush=True)  # noqa: T201 (the run's log)
         if packed:
             with trainer.compute_loss_context_manager():
                 check_isolation(model, trainer._prepare_inputs(inputs))
@@ -93,15 +90,19 @@ def _watch_first_batch(trainer: Any, packed: bool, sharded: bool) -> None:
     trainer.training_step = training_step
 
 
-def check_sharding(model: Any) -> None:
-    """accelerate drops an FSDP plugin without a word where it sees no accelerator; the run would be plain DDP."""
+def check_sharding(model: Any) -> int:
+    """Number of FSDP2 shards; accelerate drops an FSDP plugin without a word where it sees no accelerator.
+
+    Raises:
+        UserError: several processes, and nothing is sharded: it would be plain DDP.
+    """
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
     sharded = sum(isinstance(p, DTensor) for p in model.parameters())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not sharded and not isinstance(model, FullyShardedDataParallel):
         raise UserError("fsdp_config is set, but no parameter is sharded: FSDP was dropped and this would be plain DDP")
-    LOG.info("FSDP2: %d parameters are DTensor shards", sharded)
+    return sharded
 
 
 class Metrics(TrainerCallback):

@@ -16,7 +16,7 @@ from duetto.errors import UserError
 from duetto.files import sha256_file
 from duetto.run import Run
 from duetto.stage import Job, Stage
-from sft import chatml, launch
+from sft import chatml, launch, preferences, toolbox
 from sft.config import findings, preparation, resolve
 from sft.conversations import prepare
 from sft.export import export
@@ -26,6 +26,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
     section = run.recipe.sft
     if section is None:
         raise UserError(f"{run.recipe.file}: the recipe has no 'sft'; name an Axolotl YAML there")
+    synthesize(section)
     Stage(
         name="sft",
         version=1,
@@ -42,6 +43,16 @@ def local_files(section: dict[str, Any]) -> list[Path]:
     """Dataset files of the section that lie on this machine."""
     entries = [*(section.get("datasets") or []), *(section.get("test_datasets") or [])]
     return sorted({Path(d["path"]) for d in entries if Path(d["path"]).is_file()})
+
+
+def synthesize(section: dict[str, Any]) -> None:
+    """Write the synthetic data that the ``duetto:`` block asks for; a function of its seed, so once is enough."""
+    rules = preparation(section)
+    if rules.toolbox and not (rules.toolbox.folder / "tools.jsonl").exists():
+        toolbox.write(rules.toolbox.folder, rules.toolbox.rows, rules.toolbox.seed)
+    for made in rules.pairs:
+        if not made.target.exists():
+            preferences.write(made.source, made.target, made.rows, made.seed)
 
 
 TRAIN, HELD_OUT = "conversations.jsonl", "heldout.jsonl"

@@ -74,7 +74,7 @@ def shuffled(pool: Pool, base: Path, conversations: list[Any], tmp_path_factory:
     folder = tmp_path_factory.mktemp("shuffled")
     saving = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 4}
     found = demo(folder, curriculum_sampling=False, max_steps=8, num_epochs=2, **saving)
-    config = axolotl_yaml(folder, found, base, conversations[:90])
+    config = axolotl_yaml(folder, found, base, conversations[:64])
     pool.run(config)
     return config
 
