@@ -62,6 +62,8 @@ def run(run: Run, args: argparse.Namespace) -> None:
         version=VERSION,
         config={"recipe": sha256_json(neutral(run.recipe.resolved, run))},
         inputs=inputs,
+        # The card quotes the manifests themselves (seconds, losses, versions), not only what their outputs are.
+        files=[path for s in inputs if (path := run.path("manifests", f"{s}.json")).is_file()],
         outputs=[run.path("release", kind) for kind in kinds],
         work=lambda job: make_releases(job, kinds),
     )

@@ -25,10 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--web", action="store_true", help="a page in the browser instead of the terminal")
+    parser.add_argument("--host", default="127.0.0.1", help="with --web: address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="with --web (default: %(default)s; 0: any free one)")
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
     """Converse until /exit, Ctrl-D or the end of the piped prompts."""
+    if args.web:
+        from release.web import serve
+
+        serve(run, args.model, args.host, args.port)
+        return
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.seed)
     model = LoadedModel(find_model(run.root, args.model))
     if sys.stdin.isatty():

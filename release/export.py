@@ -65,6 +65,8 @@ def work(job: Job, kinds: Sequence[ModelKind], types: Sequence[str]) -> dict[str
         metrics[kind] = export_model(job.run, kind, types)
         folder = job.run.path("release", "gguf", kind)
         write_json(folder / "export.json", metrics[kind])
+        name = job.run.recipe.release.name_of(kind)
+        write_json(folder / "card.json", {"generator": "duetto", "model": {"name": f"{name}-GGUF", "kind": "gguf"}})
         with atomic_write(folder / "README.md") as f:
             f.write(readme(job.run, kind, metrics[kind]))
     return {"models": metrics, "runtime": "xllamacpp" if has_runtime() else "absent"}

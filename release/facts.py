@@ -21,7 +21,7 @@ from duetto.run import Run
 from release.config import ModelKind, ReleaseConfig
 from release.trace import Document, Traced, plain
 
-STAGES = ("tokenize", "pretrain", "convert", "sft", "dpo", "eval", "export")
+STAGES = ("tokenize", "pretrain", "convert", "sft", "dpo", "eval")
 """Stages whose manifests a card may quote, in pipeline order."""
 
 

@@ -60,7 +60,9 @@ class LoadedModel:
         self.context = int(self.model.config.max_position_embeddings)
         self.chat = self.tokenizer.chat_template is not None
 
-    def encode(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[list[int], int]:
+    def encode(
+        self, messages: Sequence[Message], max_new_tokens: int, tools: Sequence[dict[str, Any]] | None = None
+    ) -> tuple[list[int], int]:
         """Token ids of a conversation that leave room for the answer, and how many old turns had to go.
 
         A model without chat template continues the last message as plain text.
@@ -73,7 +75,9 @@ class LoadedModel:
         turns = list(messages[len(head) :])
         dropped = 0
         while True:
-            rendered = self.tokenizer.apply_chat_template(head + turns, add_generation_prompt=True, return_dict=True)
+            rendered = self.tokenizer.apply_chat_template(
+                head + turns, tools=list(tools) if tools else None, add_generation_prompt=True, return_dict=True
+            )
             ids = rendered["input_ids"]
             if len(ids) <= room or len(turns) <= 1:
                 return ids[-room:], dropped
@@ -82,7 +86,11 @@ class LoadedModel:
             turns, dropped = turns[gone:], dropped + gone
 
     def stream(
-        self, messages: Sequence[Message], sampling: Sampling, stop: threading.Event | None = None
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop: threading.Event | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
     ) -> Iterator[str]:
         """Pieces of the answer as they are made; closing the iterator or setting ``stop`` ends the generation."""
         import torch
@@ -94,7 +102,7 @@ class LoadedModel:
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
                 return torch.full((input_ids.shape[0],), ended.is_set(), device=input_ids.device)
 
-        ids, _ = self.encode(messages, sampling.max_new_tokens)
+        ids, _ = self.encode(messages, sampling.max_new_tokens, tools)
         inputs = torch.tensor([ids], device=self.model.device)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []

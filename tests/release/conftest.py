@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -116,7 +117,7 @@ def make_models(root: Path) -> None:
     torch.manual_seed(0)
     size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 320}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
-    length = {"max_position_embeddings": 128, "initializer_range": 0.2}
+    length = {"max_position_embeddings": 512, "initializer_range": 0.2}
     for kind, end in (("base", SPECIALS[1]), ("instruct", SPECIALS[3])):
         config = LlamaConfig(**size, **heads, **length, bos_token_id=ids[SPECIALS[0]], eos_token_id=ids[end])
         model = LlamaForCausalLM(config)
@@ -270,9 +271,8 @@ def write_metrics(root: Path) -> None:
     with (root / "pretrain" / "metrics.jsonl").open("w") as f:
         for step in range(1, 51):
             line = {"step": step, "tokens": step * 256, "loss": 5.8 - 0.052 * step, "lr": 0.003 * min(1, step / 5)}
-            f.write(
-                json.dumps({**line, "grad_norm": 1.0, "tokens_per_second": 5300 + step, "step_seconds": 0.05}) + "\n"
-            )
+            line |= {"grad_norm": 1.0, "tokens_per_second": 5300 + step, "step_seconds": 0.05, "goodput": 0.95}
+            f.write(json.dumps(line) + "\n")
     with (root / "pretrain" / "validation.jsonl").open("w") as f:
         for step in (25, 50):
             for lang in ("en", "it", "code"):
@@ -341,3 +341,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         # The client waits 1 to 8 s between its attempts; a server on loopback needs no mercy.
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: REAL_SLEEP(min(seconds, 0.01)))
         yield server
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: a scratch folder, or $DUETTO_PICTURES to renew those in docs/images."""
+    wanted = os.environ.get("DUETTO_PICTURES")
+    return Path(wanted) if wanted else tmp_path_factory.mktemp("pictures")

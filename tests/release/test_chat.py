@@ -56,7 +56,7 @@ def test_closing_the_stream_stops_the_generation(model):
 
 def test_a_long_conversation_loses_whole_exchanges(model):
     turns = []
-    for i in range(12):
+    for i in range(24):
         turns += [{"role": "user", "content": f"Question {i}"}, {"role": "assistant", "content": "An answer."}]
     messages = [{"role": "system", "content": "Be kind."}, *turns, {"role": "user", "content": "And now?"}]
     ids, dropped = model.encode(messages, 16)

@@ -30,7 +30,7 @@ FALSE_NUMBERS = [
     ("README.md", "82,240 parameters", "92,240 parameters", "release"),
     (
         "README.md",
-        "| Context length | 128 tokens",
+        "| Context length | 512 tokens",
         "| Context length | 4,096 tokens",
         "config.json#/max_position_embeddings",
     ),
@@ -85,7 +85,7 @@ def test_free_text_that_contradicts_the_run_fails_the_card(a_run, text, about, c
 @pytest.mark.parametrize(
     "text",
     [
-        "It has 82 thousand parameters in 2 layers, and a context of 128 tokens.",
+        "It has 82 thousand parameters in 2 layers, and a context of 512 tokens.",
         "It was trained for 50 steps with a linear decay and tuned with a cosine schedule.",
         "On cloze_en it reaches 79 %, against 0.81 of the base model.",
         "Llama-3.2 and GPT-4 know more; see arXiv:2305.16264.",

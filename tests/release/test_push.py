@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from duetto.errors import UserError
 from release import push
+from tests.release.conftest import write_manifest
 
 
 def arguments(**changed):
@@ -216,3 +218,41 @@ def test_no_parity_no_push(released, hub):
     with pytest.raises(UserError, match="differ from the checkpoint by 0.2"):
         push.run(run, arguments())
     assert not hub.requests
+
+
+# Quantized files, checkpoints, collection
+
+
+def test_checkpoints_gguf_and_collection(released, hub, monkeypatch):
+    run = released(checkpoints=[25, 50])
+    for step in (25, 50):
+        (run.path("pretrain", "checkpoints", str(step))).mkdir(parents=True)
+        run.path("pretrain", "checkpoints", str(step), "COMMIT").write_text("{}")
+        # As pretrain.convert leaves it: the conversion itself is pretrain's to test.
+        folder = run.path("release", "checkpoints", f"step-{step}")
+        shutil.copytree(run.path("base"), folder)
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + bytes([step]))
+    edge = run.path("release", "gguf", "base")
+    edge.mkdir(parents=True)
+    (edge / "m-F16.gguf").write_bytes(b"GGUF")
+    (edge / "card.json").write_text(json.dumps({"generator": "duetto", "model": {"name": "m", "kind": "gguf"}}))
+    write_manifest(run.root, "export", ["convert"], ["release/gguf"], {})
+    push.run(run, arguments(tag="v1"))
+    repo = hub.repos["model", "tester/tiny-duo"]
+    assert set(repo.branches) == {"main", "step-25", "step-50"} and list(repo.tags) == ["v1"]
+    weights = [hub.files("tester/tiny-duo", b)["model.safetensors"].sha256 for b in ("main", "step-25", "step-50")]
+    assert len(set(weights)) == 3
+    assert "eval/cloze_en.json" not in hub.files("tester/tiny-duo", "step-25")
+    assert "m-F16.gguf" in hub.files("tester/tiny-duo-GGUF", "v1")
+    (collection,) = hub.collections.values()
+    names = [item["id"] for item in collection["items"]]
+    assert names == ["tester/tiny-duo", "tester/tiny-duo-GGUF", "tester/tiny-duo-instruct"]
+    assert collection["private"] and collection["title"] == "Tiny Duo"
+    push.run(run, arguments(tag="v1"))
+    assert len(collection["items"]) == 3 and len(repo.log) == 4
+
+
+def test_a_checkpoint_that_is_not_there(released, hub):
+    with pytest.raises(UserError, match="step 77 has no complete checkpoint"):
+        push.run(released(checkpoints=[77]), arguments(models=["base"]))
+    assert not hub.repos
