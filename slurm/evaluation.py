@@ -42,8 +42,8 @@ def evaluate(recipe_file: str, overrides: Sequence[str], model: str, tasks: Sequ
         found.check(config.selected)
         return found
 
-    for found in models.run_models(run, config):
-        stage.measure(run, config, found, loader)
+    for made in models.run_models(run, config):
+        stage.measure(config=config, model=made, folder=run.path("eval", made.name), loader=loader)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -65,7 +65,6 @@ def status(run: Run) -> dict[str, Any]:
         notes = []
     except UserError as e:  # slurmctld does not answer: what is on disk is still true
         known, notes = {}, [f"SLURM: {e}"]
-    cluster = _cluster(run)
     # Overrides of the submission may have changed the number of steps.
     total = sent.get("steps") or sum(c.tokens.train_steps for c in run.recipe.pretrain)
     stages = [_stage(run, entry, known.get(entry["job"]), total) for entry in _entries(run, recorded)]

@@ -43,7 +43,7 @@ def read_tail(path: Path, lines: int = WINDOW) -> list[dict[str, Any]]:
 
 
 def slow_nodes(records: Sequence[dict[str, Any]], nodes: Sequence[str], ranks: int) -> dict[str, int]:
-    """How many of the steps each node was slow in, by the ranks that the trainer named; more than half of them counts."""
+    """How many of the steps each node was slow in, by the ranks that the trainer named; half of them is too many."""
     if len(records) < WINDOW // 2:
         return {}
     per_node = max(1, ranks // max(1, len(nodes)))
