@@ -14,8 +14,9 @@ from duetto.errors import UserError
 from duetto.process import MARK
 from pretrain.job import GuardOptions
 
-MEMORY = 0.98
-"""Decay of the running mean and variance of the loss: about 50 steps."""
+MEAN, VARIANCE = 0.9, 0.98
+"""Decay of the running mean and variance of the loss. The mean is quick (10 steps), so that it does not lag behind a
+falling loss and take its own lag for noise."""
 
 
 class NonFinite(UserError):
@@ -36,7 +37,7 @@ def refuse_non_finite(step: int, loss: float, grad_norm: float, last_good: int |
 class SpikeWatch:
     """A loss far above its running mean.
 
-    The mean and variance are exponential and start counting after 50 steps; a spike does not enter them. The state
+    The mean and variance are exponential and judge from the 50th step on; a spike does not enter them. The state
     travels in the checkpoint, so that a resumed run judges as the uninterrupted one would.
     """
 
@@ -56,17 +57,16 @@ class SpikeWatch:
         spread = max(math.sqrt(self.variance), 0.1)
         if self.count >= 50 and loss > self.mean + self.factor * spread:
             return True
-        weight = max(1 - MEMORY, 1 / (self.count + 1))
-        difference = loss - self.mean
-        self.mean += weight * difference
-        self.variance = (1 - weight) * (self.variance + weight * difference * difference)
+        difference = loss - self.mean if self.count else 0.0
+        self.mean = loss - MEAN * difference
+        self.variance += max(1 - VARIANCE, 1 / (self.count + 1)) * (difference * difference - self.variance)
         self.count += 1
         return False
 
 
 def slow_ranks(compute_seconds: Sequence[float], factor: float) -> list[int]:
     """Ranks whose compute took ``factor`` times the median; [] for fewer than two ranks or steps under 5 ms."""
-    middle = statistics.median(compute_seconds)
+    middle = statistics.median_low(compute_seconds)
     if len(compute_seconds) < 2 or middle < 0.005:
         return []
     return [rank for rank, seconds in enumerate(compute_seconds) if seconds > factor * middle]

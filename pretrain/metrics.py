@@ -84,6 +84,43 @@ class Clock:
         return min(self.useful / max(time.monotonic() - self.born, 1e-9), 1.0)
 
 
+class ForwardSeconds:
+    """Seconds that this rank's forward passes took: the part of a step in which a rank waits for no replica, so that
+    a slow one can be told from those that wait for it. On a GPU it is the step before's, which needs no wait."""
+
+    def __init__(self, engine: Any) -> None:
+        import torch
+
+        self.cuda, self.forward = torch.cuda.is_available(), engine.forward
+        self.events: list[tuple[Any, Any]] = []
+        self.finished: list[tuple[Any, Any]] = []
+        self.seconds = 0.0
+        engine.forward = self._timed
+
+    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.cuda:
+            began = time.perf_counter()
+            out = self.forward(*args, **kwargs)
+            self.seconds += time.perf_counter() - began
+            return out
+        import torch
+
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        out = self.forward(*args, **kwargs)
+        last.record()
+        self.events.append((first, last))
+        return out
+
+    def read(self) -> float:
+        """Seconds of the step, and start again."""
+        if self.cuda:
+            self.seconds = sum(first.elapsed_time(last) for first, last in self.finished) / 1000
+            self.finished, self.events = self.events, []
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
 def memory_bytes() -> int:
     """Peak memory of this process: allocated on the GPU where there is one, else resident."""
     import torch

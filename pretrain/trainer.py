@@ -35,9 +35,10 @@ from pretrain import devices, optimizer
 from pretrain.batches import Feed
 from pretrain.checkpoints import Checkpoint, Writer
 from pretrain.compat import device_mode, fixes
+from pretrain.faults import Fault
 from pretrain.guards import Preemption, SpikeWatch, StallWatch, refuse_non_finite, slow_ranks
 from pretrain.job import Job
-from pretrain.metrics import Clock, Journal, memory_bytes, truncate_after
+from pretrain.metrics import Clock, ForwardSeconds, Journal, memory_bytes, truncate_after
 from pretrain.model_options import Llama
 from pretrain.muon import Muon
 from pretrain.schedule import multiplier
@@ -95,6 +96,8 @@ class Trainer(DistributedTrainer):
         self.last_good = self.checkpoint.step if self.checkpoint else None
         self.tokens_per_step = job.tokens_per_step
         self.peak = devices.find(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        self.forward_seconds = ForwardSeconds(self.pipeline_engine)
+        self.fault = Fault.from_environment()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def run(self) -> None:
@@ -109,8 +112,6 @@ class Trainer(DistributedTrainer):
             self.save(0)
         if self.start_iteration_step == 0 and self.job.compare_before and self.validator.sets:
             self._validate(0)
-        if self.start_iteration_step == 0 and self.job.compare_before and self.validator.sets:
-            self._validate(0)
         clock = self.clock
         for step in range(self.start_iteration_step + 1, self.job.steps + 1):
             clock.start()
@@ -118,11 +119,14 @@ class Trainer(DistributedTrainer):
             batch = self.feed.step(step)
             clock.lap("data")
             replica_loss = self._forward_backward(batch)
+            if self.fault:
+                replica_loss = self.fault.apply(step, self.rank, replica_loss)
+                self.forward_seconds.seconds += self.fault.delay(step, self.rank)
             clock.lap("compute")
             self.stall.arrive(step)
             self._reduce_gradients()
             grad_norm = self._clip()
-            loss, stop, compute = self._agree(replica_loss, clock.parts["compute"])
+            loss, stop, compute = self._agree(replica_loss, self.forward_seconds.read())
             clock.lap("reduce")
             skipped = self._judge(step, loss, grad_norm)
             if not skipped:
@@ -199,13 +203,13 @@ class Trainer(DistributedTrainer):
         before_optim_step_sanity_checks(self.config, self.parallel_context, self.unwrapped_model, self.grad_accumulator)
         return norm
 
-    def _agree(self, loss: torch.Tensor | None, compute: float) -> tuple[float, bool, list[float]]:
-        """One small all-reduce: the mean loss, whether any rank was asked to stop, everyone's compute seconds."""
+    def _agree(self, loss: torch.Tensor | None, forward: float) -> tuple[float, bool, list[float]]:
+        """One small all-reduce: the mean loss, whether any rank was asked to stop, everyone's forward seconds."""
         told = torch.zeros(2 + self.world, dtype=torch.float32, device=self.device)
         if loss is not None and dist.get_rank(self.parallel_context.tp_pg) == 0:
             told[0] = loss / self.parallel_context.dp_pg.size()
         told[1] = float(self.preemption.asked)
-        told[2 + self.rank] = compute
+        told[2 + self.rank] = forward
         if self.world > 1:
             torch.distributed.all_reduce(told, group=self.parallel_context.world_pg)
         mean, asked, *seconds = told.tolist()

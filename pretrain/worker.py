@@ -10,9 +10,11 @@ import os
 import shutil
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
-from duetto.errors import UserError
+from duetto.errors import Preempted, UserError
+from duetto.files import read_json, write_json
 from duetto.process import MARK, worker_main
 from pretrain.checkpoints import Checkpoint, complete, steps_on_disk, verify
 from pretrain.job import Job
@@ -20,6 +22,26 @@ from pretrain.job import Job
 
 def main() -> None:
     job = Job.load(sys.argv[1])
+    told = job.root / ".progress" / f"outcome-{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}.json"
+    _raise_again(told)
+    try:
+        _train(job)
+    except (UserError, Preempted) as e:
+        write_json(told, {"kind": type(e).__name__, "message": str(e)})
+        raise
+
+
+def _raise_again(told: Path) -> None:
+    """torchrun restarts a worker whatever it died of. A lost one is what the restart is for; one that ended on
+    purpose (wrong input, a guard, a request to stop) ends again, before anything is imported."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        told.unlink(missing_ok=True)
+    elif told.exists():
+        outcome = read_json(told)
+        raise (Preempted if outcome["kind"] == "Preempted" else UserError)(outcome["message"])
+
+
+def _train(job: Job) -> None:
     warnings.filterwarnings("ignore")
     import torch
 
@@ -27,12 +49,11 @@ def main() -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     compat.install()
-    from nanotron import distributed as dist
-
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.initialize_torch_distributed()
     _check_world(job)
+    _init_process_group()
+    _check_muon(job)
     checkpoint = _agree_on_checkpoint(job)
     if checkpoint is None and job.init_from:
         _check_start(job, Path(job.init_from))
@@ -50,6 +71,26 @@ def main() -> None:
     torch.distributed.destroy_process_group()
 
 
+def _init_process_group() -> None:
+    """nanotron takes the group that exists.
+
+    The store outlives a restart by torchrun, and with it the addresses of the workers that died: without a prefix of
+    its own a restarted rank calls a closed port and the restart fails.
+    """
+    import torch.distributed as td
+
+    backend = "nccl" if torch_sees_gpu() else "gloo"
+    store, rank, world = next(td.rendezvous("env://"))
+    attempt = td.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    td.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=timedelta(minutes=10))
+
+
+def torch_sees_gpu() -> bool:
+    from pretrain.compat import on_cpu
+
+    return not on_cpu()
+
+
 def _check_world(job: Job) -> None:
     p, world = job.nanotron["parallelism"], int(os.environ["WORLD_SIZE"])
     if p["dp"] * p["tp"] * p["pp"] != world:
@@ -57,6 +98,11 @@ def _check_world(job: Job) -> None:
             f"dp {p['dp']} x tp {p['tp']} x pp {p['pp']} = {p['dp'] * p['tp'] * p['pp']} processes are configured, "
             f"{world} were started; make parallelism and the number of processes (nodes x GPUs) equal"
         )
+
+
+def _check_muon(job: Job) -> None:
+    if job.optimizer.name == "muon" and job.nanotron["parallelism"]["tp"] > 1:
+        raise UserError("optimizer_factory.name: muon needs whole matrices; set parallelism.tp to 1 or use adamW")
 
 
 def _check_start(job: Job, folder: Path) -> None:

@@ -46,7 +46,7 @@ class _Done:
 
 
 def use_gloo() -> None:
-    """gloo in place of NCCL inside nanotron.distributed, whose functions nanotron looks up at call time.
+    """gloo under nanotron.distributed, whose functions nanotron looks up at call time (the group is the worker's).
 
     NCCL runs the collectives of a group in order on one stream, so nanotron waits for the last handle only; gloo runs
     them on a thread pool. They become synchronous here and hand back a finished handle. A group of one has nothing to
@@ -54,10 +54,6 @@ def use_gloo() -> None:
     """
     import nanotron.distributed as nd
     import torch.distributed as td
-
-    def initialize_torch_distributed() -> bool:
-        td.init_process_group("gloo", timeout=nd.default_pg_timeout)
-        return True
 
     def synchronous(reduce: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensor: Any = None, *args: Any, async_op: bool = False, tensors: Any = None, **kwargs: Any) -> Any:
@@ -82,7 +78,6 @@ def use_gloo() -> None:
             pending.popleft()[0].wait()
         return _Done()
 
-    nd.initialize_torch_distributed = initialize_torch_distributed
     nd.isend = isend
     nd.send = lambda *args, **kwargs: isend(*args, **kwargs) and None
     nd.all_reduce = synchronous(nd.all_reduce)
