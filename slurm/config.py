@@ -145,8 +145,6 @@ class Watchdog(StrictModel):
 
     stall_seconds: float = Field(default=1800.0, gt=0)
     """No new step for so long: the job is stopped and goes back to the queue, from its last checkpoint."""
-    slow_factor: float = Field(default=1.3, gt=1)
-    """A node whose matmul or step takes this many times the median is named slow."""
 
 
 class ClusterConfig(StrictModel):

@@ -196,3 +196,14 @@ def test_two_submits_at_the_same_moment(duetto):
         began = time.monotonic()
         assert "another duetto submit works on" in duetto("submit", code=2)
         assert time.monotonic() - began < 30
+
+
+def test_tokenization_as_arrays(duetto, cluster):
+    """datatrove's own SLURM executor, from inside the tokenize job: one array for each step."""
+    one = "data.stages=[{name: demo, tokens: {web_en: 10240}}]"
+    duetto("submit", "--to", "tokenize", one, "cluster.data_arrays={time: '00:10:00', mem_per_cpu_gb: 1}")
+    job = duetto.jobs()["tokenize"]
+    assert cluster.wait_job(job, ("COMPLETED",), 240) == "COMPLETED", duetto.log("tokenize")
+    arrays = cluster.client("squeue", "-h", "-t", "all", "-o", "%j %T").splitlines()
+    assert sum(x.startswith("duetto-") and x.endswith("COMPLETED") for x in arrays) >= 2, arrays
+    assert (duetto.run / "manifests" / "tokenize.json").exists()
