@@ -72,6 +72,30 @@ def run(run: Run, args: argparse.Namespace) -> None:
         console.print_json(json.dumps(content))
 
 
+def chat_suites(config: EvalConfig, instruct: LocalModel | None, folder: Path) -> dict[str, Any]:
+    """The agentic and conversation suites, on the configured endpoint or on the chat model."""
+    from eval.agentic.suite import run_agentic
+    from eval.conversation.suite import run_conversation
+    from eval.harness import pick_device
+    from eval.speakers import endpoint_speaker, local_speaker
+
+    if config.endpoint:
+        speak, who = endpoint_speaker(config.endpoint), {"endpoint": config.endpoint.url, "name": config.endpoint.model}
+    elif instruct:
+        speak = local_speaker(instruct.path, pick_device(config))
+        who = {"name": instruct.name, "sha256": instruct.digest()}
+    else:
+        raise UserError("eval.agentic and eval.conversation need the chat model: a recipe with sft, or eval.endpoint")
+    out: dict[str, Any] = {}
+    if config.agentic:
+        found = run_agentic(speak, folder / "agentic.json", who)
+        out["agentic"] = {k: found[k] for k in ("overall", "languages")}
+    if config.conversation:
+        judge = endpoint_speaker(config.judge) if config.judge else None
+        out["conversation"] = run_conversation(speak, folder / "conversation.json", who, judge)["languages"]
+    return out
+
+
 def follow_training(run: Run, config: EvalConfig, watch: float | None) -> dict[str, Any]:
     """Curves of the committed checkpoints."""
     from eval.checkpoints import follow
@@ -117,6 +141,8 @@ def work(job: Job, config: EvalConfig) -> dict[str, Any]:
         instruct = next((m for m in models if m.name == "instruct"), None)
         if config.chat and instruct:
             metrics |= chat_metrics(run_chat_checks(instruct, config, folder / "chat.json"))
+        if config.agentic or config.conversation:
+            metrics |= chat_suites(config, instruct, folder)
     if config.limit is not None:
         log(f"eval: no tables: they take full runs only, and this one has eval.limit={config.limit}")
     else:
