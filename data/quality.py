@@ -28,7 +28,10 @@ class DatatroveFilter(CleanBlock):
 
     def apply(self, document: Document) -> str | None:
         if self._filter is None:
-            self._filter = BUILDERS[str(self.name)](self.options, self.language)
+            key = (str(self.name), self.language, repr(self.options))
+            if key not in _built:
+                _built[key] = BUILDERS[key[0]](self.options, self.language)
+            self._filter = _built[key]
         verdict = self._filter.filter(document)
         keep, reason = verdict if isinstance(verdict, tuple) else (verdict, None)
         return None if keep else f"{self.name}:{reason or 'dropped'}"
@@ -118,6 +121,10 @@ BUILDERS: dict[str, Callable[[Any, str], Any]] = {
     "fineweb": _fineweb,
     "url": _url,
 }
+
+
+_built: dict[tuple[str, str, str], Any] = {}
+"""One of a kind in a process: the address lists take seconds to load."""
 
 
 class UrlBlock(DatatroveFilter):
