@@ -200,7 +200,7 @@ def test_two_submits_at_the_same_moment(duetto):
 
 def test_tokenization_as_arrays(duetto, cluster):
     """datatrove's own SLURM executor, from inside the tokenize job: one array for each step."""
-    one = "data.stages=[{name: demo, tokens: {web_en: 10240}}]"
+    one = "data.stages=[{name: demo, tokens: {code: 10240}}]"
     duetto("submit", "--to", "tokenize", one, "cluster.data_arrays={time: '00:10:00', mem_per_cpu_gb: 1}")
     job = duetto.jobs()["tokenize"]
     assert cluster.wait_job(job, ("COMPLETED",), 240) == "COMPLETED", duetto.log("tokenize")
