@@ -1,5 +1,7 @@
 """Each quality block on hand-checked documents, alone and through the configuration that names it."""
 
+import json
+
 import pytest
 from datatrove.data import Document
 
@@ -179,7 +181,7 @@ def test_ledgers_merge_to_the_same_whatever_the_split():
 def test_every_document_is_kept_or_has_a_reason(make_run, args, two_sources):
     for source in two_sources["sources"].values():
         with open(f"{source['path']}/0.jsonl", "a") as f:
-            f.writelines('{"id": "s%d", "text": "Too short."}\n' % i for i in range(5))
+            f.writelines(json.dumps({"id": f"s{i}", "text": "Too short."}) + "\n" for i in range(5))
         source["clean"] = ["repair", "gopher_quality"]
         source["tasks"] = 3
     with make_run(two_sources) as run:
