@@ -76,7 +76,7 @@ def work(job: Job) -> dict[str, Any]:
         log(f"dpo: continues from {resume.name}")
         config["resume_from_checkpoint"] = str(resume)
     launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto dpo")
-    processes = launch.gpus() if cuda else preparation(section, "dpo").processes
+    processes = launch.processes(preparation(section, "dpo").processes)
     lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / "dpo.log", "dpo")
     exported = export(output, base, output / "model")
     margins = [x["rewards/margins"] for x in lines if "rewards/margins" in x]

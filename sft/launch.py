@@ -1,4 +1,4 @@
-"""Start Axolotl for a resolved YAML: one process, torchrun here, or torchrun on every node of a SLURM job."""
+"""Start Axolotl for a resolved YAML, in one process or under torchrun, and know where to continue a killed run."""
 
 import json
 import os
@@ -46,16 +46,16 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def processes(cpu: int) -> int:
+    """Ranks of a run: one a GPU, or ``cpu`` without any; in a SLURM job of Duetto's as many on each of its nodes."""
+    here = gpus() if has_cuda() else cpu
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) if "DUETTO_HEAD" in os.environ else 1
+    return here * nodes
+
+
 def command(config: Path, processes: int) -> list[str]:
-    """Command line for ``processes`` ranks here, or for that many on each node of the SLURM job around us."""
+    """Command line of a run; inside a SLURM job its driver spreads a torchrun command over the nodes."""
     worker = ["-m", "sft.worker", str(config)]
-    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
-    if nodes > 1:
-        port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000
-        head = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-        meet = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}"]
-        each = ["srun", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-        return [*each, sys.executable, "-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}", *worker]
     if processes == 1:
         return [sys.executable, *worker]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *worker]

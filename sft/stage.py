@@ -117,7 +117,7 @@ def work(job: Job) -> dict[str, Any]:
         log(f"sft: continues from {resume.name}")
         config["resume_from_checkpoint"] = str(resume)
     launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto sft")
-    processes = launch.gpus() if cuda else preparation(section).processes
+    processes = launch.processes(preparation(section).processes)
     lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / "sft.log", "sft")
     exported = export(output, base, run.path("instruct"))
     evaluations = [x["eval_loss"] for x in lines if "eval_loss" in x]

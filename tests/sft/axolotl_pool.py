@@ -28,7 +28,11 @@ def rank(job: dict, number: int, port: int) -> None:
 
     sys.argv = ["worker", job["config"]]
     try:
-        if os.environ.get("ONLY_PREPARE"):
+        if os.environ.get("SHOW_FIELDS"):
+            from axolotl.utils.schemas.config import AxolotlInputConfig
+
+            os.write(1, (json.dumps(sorted(AxolotlInputConfig.model_fields)) + "\n").encode())
+        elif os.environ.get("ONLY_PREPARE"):
             load_datasets(cfg=load_cfg(job["config"]))
         else:
             worker.main()
