@@ -7,6 +7,7 @@ folder locked; ours uses a plain pool whose workers die with the parent, and no 
 import contextlib
 import io
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ def _run_slurm(pipeline: list[Any], name: str, tasks: int, folder: Path, config:
         mem_per_cpu_gb=slurm.mem_per_cpu_gb,
         workers=slurm.workers,
         job_name=f"duetto-{name}",
-        env_command=slurm.env_command or f"export PATH={os.path.dirname(os.sys.executable)}:$PATH",  # type: ignore[attr-defined]
+        env_command=slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH",
         logging_dir=str(folder),
         slurm_logs_folder=str(folder / "slurm"),
         max_array_size=slurm.max_array_size,
