@@ -6,9 +6,9 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,12 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 """Tries of a request that changes nothing when it is repeated."""
+
+REGULAR_LIMIT = 10 << 20
+"""Bytes beyond which the Hub takes a file into large-file storage only."""
+
+HASHERS = 4
+"""Files hashed at once; hashing leaves Python's lock."""
 
 OWN_FILES = {".gitattributes"}
 """Files that the Hub itself puts into a new repository."""
@@ -146,11 +152,23 @@ def remote_files(api: Any, repo: str, revision: str | None = None) -> dict[str, 
     return {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings}
 
 
+_hashes: dict[tuple[str, int, int], str] = {}
+"""sha256 of large files by path, size and time of change: a gigabyte is read once, not once a question."""
+
+
+def _identity(file: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return str(file), stat.st_size, stat.st_mtime_ns
+
+
 def local_hashes(folder: Path, path: str) -> set[str]:
     """Both hashes by which the Hub may know a file."""
     file = folder / path
-    if file.stat().st_size > 10 << 20:  # beyond this the Hub takes large-file storage only
-        return {sha256_file(file)}
+    identity = _identity(file)
+    if identity[1] > REGULAR_LIMIT:
+        if identity not in _hashes:
+            _hashes[identity] = sha256_file(file)
+        return {_hashes[identity]}
     data = file.read_bytes()
     return {hashlib.sha256(data).hexdigest(), hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
 
@@ -167,7 +185,7 @@ def compare(folder: Path, paths: list[str], remote: dict[str, str] | None) -> Di
 
 
 def upload(api: Any, repo: str, folder: Path, difference: Difference, message: str, branch: str = "main") -> str:
-    """Send large files one by one, then one commit of everything; returns the commit.
+    """Send large files, then one commit of everything; returns the commit.
 
     Until the commit nothing is visible; large files that arrived before a broken connection are not sent again.
     """
@@ -176,15 +194,19 @@ def upload(api: Any, repo: str, folder: Path, difference: Difference, message: s
     head = again(lambda: api.repo_info(repo, revision=branch)).sha
     if difference.empty:
         return str(head)
-    operations: list[Any] = []
-    for path in difference.upload:
-        addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(folder / path))
-        started = time.monotonic()
-        again(partial(api.preupload_lfs_files, repo, additions=[addition], revision=branch))
-        size, seconds = (folder / path).stat().st_size, time.monotonic() - started
-        if size > 10 << 20:
-            log(f"push: {path}: {size / 1e6:.0f} MB in {seconds:.1f} s")
-        operations.append(addition)
+    size = sum((folder / path).stat().st_size for path in difference.upload)
+    started = time.monotonic()
+
+    def addition(path: str) -> Any:
+        operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(folder / path))
+        _hashes[_identity(folder / path)] = operation.upload_info.sha256.hex()
+        return operation
+
+    with ThreadPoolExecutor(HASHERS) as pool:
+        operations: list[Any] = list(pool.map(addition, difference.upload))
+    # Sends what the Hub does not have yet; after a broken connection that is only what had not arrived.
+    again(lambda: api.preupload_lfs_files(repo, additions=operations, revision=branch))
+    log(f"push: {repo}: {size / 1e6:.1f} MB hashed and sent in {time.monotonic() - started:.1f} s")
     operations += [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in difference.removed]
 
     def commit() -> str:
