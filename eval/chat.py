@@ -24,9 +24,10 @@ def run_chat_checks(model: LocalModel, config: EvalConfig, path: Path) -> dict[s
         return dict(found)
     if not has_chat_template(model.path):
         raise UserError(f"model {model.name!r}: {model.path} has no chat template; chat checks need one")
-    from eval.harness import pick_device, prepare_engine
+    from eval.harness import pick_device, prepare_engine, use_threads
 
     prepare_engine()
+    use_threads(config)
     from duetto.chat_checks import check_chat
 
     asked = read_prompts(config.chat)

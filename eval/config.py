@@ -106,6 +106,8 @@ class EvalConfig(StrictModel):
     """Of weights and activations; scores move with it, so it is recorded."""
     device: str = "auto"
     """``auto`` is CUDA where there is one, else the CPU."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads; all cores that the process may use when not given (nothing else of the run computes meanwhile)."""
     max_length: int | None = Field(None, gt=0)
     """Context in tokens; the model's own when not given. Longer questions lose their beginning, and are counted."""
     limit: int | None = Field(None, gt=0)

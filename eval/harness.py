@@ -50,6 +50,14 @@ def prepare_engine() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def use_threads(config: EvalConfig) -> None:
+    """The engines' environment says one thread a process; evaluation is one process alone."""
+    import torch
+
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(config.threads or available or 1)
+
+
 def pick_device(config: EvalConfig) -> str:
     if config.device != "auto":
         return config.device
@@ -65,6 +73,7 @@ def load_lm(model: LocalModel, config: EvalConfig) -> Any:
         UserError: the weights or the tokenizer cannot be loaded.
     """
     prepare_engine()
+    use_threads(config)
     arguments: dict[str, Any] = {
         "pretrained": str(model.path),
         "device": pick_device(config),

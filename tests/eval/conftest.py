@@ -101,6 +101,7 @@ def demo_suite(root: Path, items: int = 6) -> dict[str, Any]:
         "tasks": tasks,
         "published": None,
         "batch_size": 4,
+        "threads": 1,
         "chat": {"file": str(chat), "prompts": 2, "max_new_tokens": 8},
     }
 

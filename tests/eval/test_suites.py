@@ -41,7 +41,7 @@ def published(tmp_path_factory):
     data = mirror.write_mirror(root / "data")
     tiny.make_model(root / "base", num_hidden_layers=1, hidden_size=16)
     shared.finish(root, "convert")
-    suite = {**read_yaml(ROOT / "configs" / "eval" / "en-it.yaml"), "datasets": str(data), "gate": 8}
+    suite = {**read_yaml(ROOT / "configs" / "eval" / "en-it.yaml"), "datasets": str(data), "gate": 8, "threads": 1}
     with pytest.MonkeyPatch.context() as patch, Run(shared.make_recipe(root, suite, sft=False)) as run:
         import nltk
 
