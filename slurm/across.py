@@ -67,15 +67,20 @@ def ranks_of(words: Sequence[str]) -> int:
     return int(value.get("--nnodes") or 1) * int(value.get("--nproc-per-node") or 1)
 
 
-def srun(nodes: int) -> list[str]:
-    """One task on each node. When one ends the others get a minute: killing them at once would tear a checkpoint."""
+def srun(nodes: int, wait: int = 300) -> list[str]:
+    """One task on each node.
+
+    Args:
+        nodes: of the allocation.
+        wait: seconds that the others get when one task has ended; killing them at once would tear a checkpoint.
+    """
     return [
         "srun",
         f"--nodes={nodes}",
         f"--ntasks={nodes}",
         "--ntasks-per-node=1",
         "--kill-on-bad-exit=0",
-        "--wait=60",
+        f"--wait={wait}",
         "--label",
     ]
 

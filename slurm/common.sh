@@ -5,7 +5,11 @@ say() { echo "[$(date +%T)] $*"; }
 
 # Variables of a launch over all nodes of the allocation.
 across_nodes() {
-  export DUETTO_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  local first
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  # Where node names are SLURM's own and no host names, SLURM knows the address.
+  getent hosts "$first" >/dev/null || first=$(scontrol -o show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+  export DUETTO_HEAD=$first
   # Two jobs on one node must not meet: the port follows from the job id.
   export DUETTO_PORT=$((20000 + SLURM_JOB_ID % 20000))
   # srun ignores --cpus-per-task of the job since SLURM 22.05.

@@ -9,6 +9,8 @@ each figure. GPU checks need ``gpu`` in the cluster file; without it they are sk
 
 import argparse
 import os
+import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from duetto.console import log
 from duetto.errors import UserError
 from duetto.files import read_json, write_json
 from slurm.across import srun
-from slurm.clients import hostnames
+from slurm.clients import hostnames, own_steps
 from slurm.config import ClusterConfig, Health, find
 
 GOOD, FAILED, BAD = 0, 1, 4
@@ -107,12 +109,14 @@ def check(cluster: ClusterConfig, run: Path) -> int:
         old.unlink()
     places = [os.environ.get("TMPDIR", "/tmp"), str(run)]
     ask = [sys.executable, "-m", "slurm.node", "--folder", str(folder), "--seconds", str(cluster.health.seconds)]
-    ask += ["--places", *places, "--nodes", *nodes, *(["--gpus"] if gpus else [])]
+    ask += ["--places", *places, "--nodes", *(f"{n}={address(n)}" for n in nodes), *(["--gpus"] if gpus else [])]
     try:
         done = subprocess.run(srun(len(nodes)) + ask, timeout=cluster.health.seconds, capture_output=True, text=True)
         said = done.stderr
     except subprocess.TimeoutExpired as e:
         said = e.stderr.decode(errors="replace") if e.stderr else ""
+        for step in own_steps():  # srun is gone, its tasks may not be, and would hold the nodes
+            subprocess.run(["scancel", "--signal=KILL", step], capture_output=True, timeout=30)
     reports = {p.stem: read_json(p) for p in folder.glob("*.json")}
     if not reports:
         log(f"node check: no node answered; srun said: {said[-500:]}")
@@ -131,6 +135,17 @@ def check(cluster: ClusterConfig, run: Path) -> int:
         )
         return FAILED
     return BAD if bad else GOOD
+
+
+def address(node: str) -> str:
+    """The name where it resolves, else what SLURM itself connects to."""
+    try:
+        socket.gethostbyname(node)
+        return node
+    except OSError:
+        shown = subprocess.run(["scontrol", "-o", "show", "node", node], capture_output=True, text=True).stdout
+        found = re.search(r" NodeAddr=(\S+)", shown)
+        return found[1] if found else node
 
 
 def _line(

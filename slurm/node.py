@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,12 @@ def disk_gb(places: Sequence[str]) -> dict[str, float | None]:
 class Neighbours:
     """A listener on this node; ``unreachable`` knocks at all others until they answer or the time is up."""
 
-    def __init__(self, port: int, node: str) -> None:
-        self.node, self.port = node, port
+    def __init__(self, port: int, node: str, addresses: Mapping[str, str]) -> None:
+        self.node, self.port, self.addresses = node, port, addresses
         self.server = socket.socket()
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Bound to the address of this node's name: virtual nodes share one network.
-        self.server.bind((socket.gethostbyname(node), port))
+        self.server.bind((socket.gethostbyname(addresses[node]), port))
         self.server.listen(256)
         threading.Thread(target=self._answer, daemon=True).start()
 
@@ -122,8 +122,8 @@ class Neighbours:
             with connection:
                 connection.sendall(self.node.encode())
 
-    def unreachable(self, nodes: Sequence[str], seconds: float) -> list[str]:
-        missing, end = [n for n in nodes if n != self.node], time.monotonic() + seconds
+    def unreachable(self, seconds: float) -> list[str]:
+        missing, end = [n for n in self.addresses if n != self.node], time.monotonic() + seconds
         while missing and time.monotonic() < end:
             missing = [n for n in missing if not self._reaches(n)]
             if missing:
@@ -132,7 +132,7 @@ class Neighbours:
 
     def _reaches(self, node: str) -> bool:
         try:
-            with socket.create_connection((node, self.port), timeout=2) as s:
+            with socket.create_connection((self.addresses[node], self.port), timeout=2) as s:
                 return s.recv(64).decode() == node
         except OSError:
             return False
@@ -200,12 +200,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--places", nargs="*", default=[])
-    parser.add_argument("--nodes", nargs="+", required=True)
+    parser.add_argument("--nodes", nargs="+", required=True, metavar="NAME[=ADDRESS]")
     parser.add_argument("--gpus", action="store_true")
     args = parser.parse_args(argv)
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     port = int(os.environ.get("DUETTO_PORT", "29400"))
-    neighbours = Neighbours(port + 1, node)
+    addresses = {name: at or name for name, _, at in (n.partition("=") for n in args.nodes)}
+    neighbours = Neighbours(port + 1, node, addresses)
     report: dict[str, Any] = {"asked_at": _reference(args.folder), "clock": time.time()}
     report |= {"disk_gb": disk_gb(args.places), **(gpu_report() if args.gpus else {})}
     cuda = False
@@ -215,21 +216,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         cuda = torch.cuda.is_available()
         report["torch_gpus"] = torch.cuda.device_count() if torch.version.cuda else None
     report["matmul_gflops"] = round(matmul_gflops(cuda), 1)
-    report["unreachable"] = neighbours.unreachable(args.nodes, seconds=min(20, args.seconds / 3))
+    report["unreachable"] = neighbours.unreachable(seconds=min(20, args.seconds / 3))
     out = args.folder / f"{node}.json"
     write_json(out, report)  # what is known so far: the all-reduce may hang
     if len(args.nodes) > 1 and not report["unreachable"]:
-        rank = args.nodes.index(node)
+        rank, head = list(addresses).index(node), next(iter(addresses.values()))
         try:
-            reached = all_reduce_gbs(rank, len(args.nodes), args.nodes[0], port, cuda, args.seconds // 2)
+            reached = all_reduce_gbs(rank, len(addresses), head, port, cuda, args.seconds // 2)
             report["all_reduce_gbs"] = round(reached, 3)
         except RuntimeError as e:  # torch raises nothing more specific for a lost peer
             report["all_reduce_error"] = str(e).splitlines()[0][:200]
         write_json(out, report)
     else:
-        # Others may still be knocking.
-        neighbours.unreachable(args.nodes, seconds=0)
-        time.sleep(1)
+        time.sleep(1)  # others may still be knocking
 
 
 def _reference(folder: Path) -> float:

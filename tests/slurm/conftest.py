@@ -53,13 +53,15 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cluster():
     """Real SLURM daemons: eight virtual nodes with eight fake GPUs each."""
+    lacking = ""
     if absent := slurm_cluster.missing():
-        text = f"not installed: {', '.join(absent)} (Debian: slurmctld slurmd slurm-client munge)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"SLURM tests cannot run in CI: {text}")
-        pytest.skip(f"SLURM tests: {text}")
-    if os.geteuid() != 0:
-        pytest.skip("SLURM tests: slurmd runs jobs for other users, so it needs root")
+        lacking = f"not installed: {', '.join(absent)} (Debian: slurmctld slurmd slurm-client munge)"
+    elif os.geteuid() != 0:
+        lacking = "slurmd runs jobs for other users, so it needs root"
+    if lacking and os.environ.get("CI") == "true":
+        pytest.fail(f"SLURM tests cannot run in CI: {lacking}")
+    if lacking:
+        pytest.skip(f"SLURM tests: {lacking}")
     with slurm_cluster.MiniCluster(nodes=8, cpus=128, memory_mb=1_100_000) as found:
         print(f"mini-cluster: 8 nodes idle after {found.up_seconds:.2f} s")
         yield found

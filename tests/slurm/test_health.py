@@ -90,17 +90,16 @@ def test_disks(tmp_path):
     assert found[str(tmp_path)] > 0 and found["/proc"] is None and list(tmp_path.iterdir()) == []
 
 
-def test_neighbours_reach_each_other_and_miss_the_dead(monkeypatch):
+def test_neighbours_reach_each_other_and_miss_the_dead():
     addresses = {"node1": "127.0.1.1", "node2": "127.0.1.2", "node3": "127.0.1.3"}
-    connect = socket.create_connection
-    monkeypatch.setattr(socket, "gethostbyname", addresses.get)
-    monkeypatch.setattr(socket, "create_connection", lambda at, timeout: connect((addresses[at[0]], at[1]), timeout))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ends = {n: Neighbours(port, n) for n in ("node1", "node2")}
+    ends = {n: Neighbours(port, n, addresses) for n in ("node1", "node2")}
     found = {}
-    threads = [threading.Thread(target=lambda n=n: found.update({n: ends[n].unreachable(NODES, 1.0)})) for n in ends]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    threads = [threading.Thread(target=lambda n=n: found.update({n: ends[n].unreachable(1.0)})) for n in ends]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert found == {"node1": ["node3"], "node2": ["node3"]}

@@ -8,11 +8,28 @@ import time
 import pytest
 
 from duetto.recipe import ROOT
+from tests.support.slurm_cluster import MiniCluster
 
 
 def test_the_fixture_is_up_in_seconds(cluster):
     assert cluster.up_seconds < 5
     assert len(cluster.states()) == 8
+
+
+def test_nodes_without_namespaces(cluster, tmp_path):
+    """Where namespaces are not allowed the nodes are plain daemons; jobs find each other by SLURM's addresses."""
+    with MiniCluster(nodes=2, namespaces=False) as plain:
+        script = tmp_path / "job.sh"
+        script.write_text(
+            f"#!/bin/bash\ncd {ROOT}\nsource slurm/common.sh\nacross_nodes\necho head $DUETTO_HEAD\nsrun -l echo here\n"
+        )
+        options = ("--wait", "--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/out")
+        plain.client("sbatch", *options, str(script), timeout=60)
+        said = (tmp_path / "out").read_text()
+        assert "head 127.0.1.1" in said and "0: here" in said and "1: here" in said
+        plain.power_off("node2")
+        plain.power_on("node2")
+        plain.client("sbatch", *options, str(script), timeout=60)
 
 
 def test_gpus_of_the_allocation_are_seen_in_the_job(cluster, tmp_path):

@@ -113,10 +113,18 @@ def _range(prefix: str, first: int, count: int) -> str:
 class MiniCluster:
     """``with MiniCluster(nodes=4) as cluster:``; ``cluster.env`` makes every SLURM client talk to it."""
 
-    def __init__(self, nodes: int = 4, gpus: int = 8, cpus: int = 16, memory_mb: int = 64_000, down_after: int = 10):
+    def __init__(
+        self,
+        nodes: int = 4,
+        gpus: int = 8,
+        cpus: int = 16,
+        memory_mb: int = 64_000,
+        down_after: int = 10,
+        namespaces: bool | None = None,
+    ):
         self.nodes = [f"node{i + 1}" for i in range(nodes)]
         self.root = Path(tempfile.mkdtemp(prefix="duetto-slurm-", dir="/tmp"))  # a short path: sockets live in it
-        self.namespaces = has_namespaces()
+        self.namespaces = has_namespaces() if namespaces is None else namespaces
         self.port = _free_ports(nodes + 2)
         self.gpus, self.cpus, self.memory_mb, self.down_after = gpus, cpus, memory_mb, down_after
         self.conf = self.root / "slurm.conf"
