@@ -71,9 +71,9 @@ def child(name: str, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def on_cpu(folder: Path, steps: int, file: Path | None) -> None:
     pair = child("trainer", folder, {"steps": steps})
-    print(f"{'':<24} {'tokens/CPU s':>14} {'loss, last':>11}")
+    print(f"{'':<24} {'tokens/CPU s':>14}")
     for name in ("plain", "ours"):
-        print(f"{name:<24} {pair[name]:>14,.0f} {pair[name + '_loss']:>11.3f}")
+        print(f"{name:<24} {pair[name]:>14,.0f}")
     loss = {fused: child("head", folder, {"fused": fused, "steps": 3}) for fused in (False, True)}
     print(f"\n{'head and loss':<24} {'peak memory':>14} {'CPU s a step':>13}")
     for fused, label in ((False, "whole logits"), (True, "a slice at a time")):
@@ -115,14 +115,13 @@ def trainer(path: Path) -> None:
     generator = np.random.default_rng(0)
     shape = (config.tokens.micro_batch_size, config.tokens.sequence_length + 1)
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
-    losses: dict[str, float] = {}
 
     class InTurn(Trainer):
         def _set_learning_rate(self, updates: int) -> None:
             """The first thing of a step."""
             ids = torch.from_numpy(generator.integers(4, config.model.shape.vocab_size, shape))
             began = time.process_time()
-            losses["plain"] = float(plain(ids))
+            float(plain(ids))
             seconds["plain"].append(time.process_time() - began)
             self.began = time.process_time()
             super()._set_learning_rate(updates)
@@ -130,7 +129,6 @@ def trainer(path: Path) -> None:
         def _report(self, step: int, loss: float, *args: Any, **kwargs: Any) -> None:
             super()._report(step, loss, *args, **kwargs)
             seconds["ours"].append(time.process_time() - self.began)
-            losses["ours"] = loss
 
         def save(self, step: int, wait: bool = False) -> None:
             """No checkpoint: the plain loop writes none."""
@@ -143,7 +141,6 @@ def trainer(path: Path) -> None:
     told: dict[str, Any] = {k: tokens / statistics.median(v[3:]) for k, v in seconds.items()}
     # Neighbours in time are compared: what else runs on the machine touches both alike.
     told["ratio"] = statistics.median(p / o for p, o in zip(seconds["plain"][3:], seconds["ours"][3:]))
-    told |= {f"{k}_loss": v for k, v in losses.items()}
     path.with_suffix(".out").write_text(json.dumps(told))
 
 

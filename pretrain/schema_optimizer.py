@@ -38,7 +38,8 @@ class OptimizerFactory(Section):
 
     @model_validator(mode="after")
     def _muon(self) -> "OptimizerFactory":
-        own = {k for k in self.model_fields_set if k.startswith("muon_")}
+        defaults = {k: f.default for k, f in type(self).model_fields.items() if k.startswith("muon_")}
+        own = {k for k, default in defaults.items() if getattr(self, k) != default}
         if self.name == "muon" and self.muon_learning_rate is None:
             raise ValueError(
                 "muon_learning_rate is missing (0.02 with muon_adjust_lr original, 0.003 with match_rms_adamw)"

@@ -219,6 +219,12 @@ def test_nanotron_accepts_what_we_hand_it(name: str, tmp_path: Path) -> None:
     assert shape.hidden_size == config.model.shape.hidden_size and shape.vocab_size == config.model.shape.vocab_size
 
 
+@pytest.mark.parametrize("name", [p.stem for p in FILES])
+def test_a_resolved_configuration_reads_back_as_itself(name: str) -> None:
+    config = load(name)
+    assert PretrainConfig.model_validate(config.model_dump(mode="json", by_alias=True)) == config
+
+
 def test_vocabulary_must_be_the_tokenizers() -> None:
     with pytest.raises(UserError, match="is 4,096 but the tokenizer has 8,192 entries"):
         with_vocabulary(load(), 8192)
