@@ -48,7 +48,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         else:
             if args.watch and console.is_terminal:
                 console.clear()
-            console.print(table(found))
+            console.print(table(found), width=None if console.is_terminal else 120)
             for line in found["notes"]:
                 log(line)
         if not args.watch or not any(s["state"] in ("running", "pending") for s in found["stages"]):
@@ -176,14 +176,15 @@ def _usual(run: Run) -> float:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    out = Table(title=f"run {found['recipe']}", title_justify="left")
+    # Eighty columns must do: box and padding would take twenty of them.
+    out = Table(title=f"run {found['recipe']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("stage", "job", "state"):
         out.add_column(name, no_wrap=True)
-    for name in ("step", "tokens/s", "time left", "checkpoint"):
+    for name in ("step", "tok/s", "left", "saved at"):
         out.add_column(name, justify="right", no_wrap=True)
     for s in found["stages"]:
-        steps = f"{s['step']:,} of {s['steps']:,}" if "steps" in s else ""
-        speed = f"{s['tokens_per_second']:,.0f}" if s.get("tokens_per_second") else ""
+        steps = f"{s['step']:,}/{s['steps']:,}" if "steps" in s else ""
+        speed = short(s["tokens_per_second"]) if s.get("tokens_per_second") else ""
         left = duration(s["eta_seconds"]) if s.get("eta_seconds") else ""
         state = s["state"] + (f" ({s['reason']})" if s["state"] == "pending" and s["reason"] else "")
         if s["state"] == "done" and s["seconds"] is not None:
@@ -191,3 +192,11 @@ def table(found: Mapping[str, Any]) -> Table:
         checkpoint = f"{s['checkpoint']:,}" if s.get("checkpoint") is not None else ""
         out.add_row(s["stage"], s["job"] or "", state, steps, speed, left, checkpoint)
     return out
+
+
+def short(x: float) -> str:
+    """``1234567`` -> ``1.23 M``."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x:.0f}"
