@@ -8,6 +8,7 @@ files, bytes.
 """
 
 import argparse
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
+    # The client heeds TRANSFORMERS_OFFLINE too, which every verb sets; this verb is the one that goes out.
+    os.environ.setdefault("HF_HUB_OFFLINE", "0")
     wanted = [w for w in plan(run) if args.only in (None, w.part)]
     if not wanted:
         log("fetch: this recipe needs nothing from the Hub")

@@ -1,0 +1,40 @@
+"""The same configuration in one process, in several, and as SLURM arrays: the same documents."""
+
+import os
+
+import pytest
+
+from data import stage
+from tests.support import slurm_cluster
+
+
+def cleaned(run) -> dict[str, bytes]:
+    return {str(p.relative_to(run.root)): p.read_bytes() for p in sorted(run.path("data").rglob("*.parquet"))}
+
+
+@pytest.fixture
+def in_tasks(two_sources):
+    for source in two_sources["sources"].values():
+        source["tasks"] = 2
+    return two_sources
+
+
+def test_processes_and_slurm_arrays_give_the_same_documents(make_run, args, in_tasks, monkeypatch):
+    args.only = "clean"
+    with make_run(in_tasks, name="alone") as run:
+        stage.run(run, args)
+        expected = cleaned(run)
+    assert len(expected) == 4
+    in_tasks["executor"] = {"workers": 2}
+    with make_run(in_tasks, name="processes") as run:
+        stage.run(run, args)
+        assert cleaned(run) == expected
+    if slurm_cluster.missing() or os.geteuid() != 0:
+        pytest.skip("the rest needs SLURM and root")
+    in_tasks["executor"] = {"slurm": {"partition": "batch", "time": "00:05:00", "mem_per_cpu_gb": 1}}
+    with slurm_cluster.MiniCluster(nodes=2) as cluster:
+        for key, value in cluster.env.items():
+            monkeypatch.setenv(key, value)
+        with make_run(in_tasks, name="slurm") as run:
+            stage.run(run, args)
+            assert cleaned(run) == expected
