@@ -62,13 +62,6 @@ def doctor(recipe: Recipe, overrides: Sequence[str]) -> None:
         raise UserError((done.stderr.strip() or done.stdout[-1000:]).removeprefix("error: "))
 
 
-def has_progress(recipe: Recipe) -> bool:
-    """Whether checkpoints are evaluated: the suite names tasks for it, and the verb can do it."""
-    from duetto.cli import verb_parser
-
-    return bool(recipe.eval.progress.tasks) and "--checkpoints" in verb_parser("eval").format_help()
-
-
 def sizes(recipe: Recipe, cluster: ClusterConfig, jobs: Sequence[Job]) -> None:
     """dp x tp x pp of every pretraining file must fill the allocation exactly."""
     if not any(j.stage == "pretrain" for j in jobs):

@@ -17,9 +17,6 @@ from duetto.recipe import ROOT, StrictModel, nearest, read_yaml, validate
 
 FOLDER = ROOT / "configs" / "clusters"
 
-STAGES = ("tokenize", "pretrain", "convert", "progress", "sft", "dpo", "eval", "card")
-"""Jobs that a cluster file can size. ``progress`` is the evaluation of checkpoints."""
-
 
 def minutes(text: str) -> float:
     """SLURM's time formats: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``.
@@ -200,7 +197,7 @@ class ClusterConfig(StrictModel):
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
     """In any one currency; for the cost lines."""
     jobs: dict[Literal["tokenize", "pretrain", "convert", "progress", "sft", "dpo", "eval", "card"], JobSize] = {}
-    """Sizes by job."""
+    """Sizes by job; ``progress`` is the evaluation of checkpoints."""
     data_arrays: Arrays | None = None
     """Spread tokenization over the cluster; without it the tokenize job uses the cores of its own node."""
     eval_parallel: int = Field(default=8, gt=0)

@@ -1,7 +1,7 @@
 """The graph of jobs behind ``duetto submit``, as plain data.
 
-    tokenize -> pretrain (a chain of jobs) -> convert -> sft (-> dpo) -> eval-instruct \\
-                        \\-> progress             \\-> eval-base ------------------------> eval -> card
+    tokenize -> pretrain (a chain of jobs) -> convert -> sft (-> dpo) -> eval-instruct -> eval (-> progress) -> card
+                                                     \\-> eval-base --------------------/
 
 A job is one script in slurm/ with its size from the cluster file. Which verbs there are, and what each needs, stands
 here and nowhere else.
@@ -69,14 +69,14 @@ def eval_parts(recipe: Recipe, model: str) -> tuple[EvalPart, ...]:
     return tuple(EvalPart(model, tuple(tasks)) for tasks in by_language.values())
 
 
-def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: bool = False) -> list[Job]:
+def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: str | None = None) -> list[Job]:
     """Every job of a run, in an order in which each comes after what it needs.
 
     Args:
         recipe: decides whether there is post-training, and what is evaluated.
         chain: jobs in the chain of the pretraining, see ``links``.
         fan_out: evaluations are arrays, one for each model, and the last job only collects.
-        progress: evaluate the checkpoints too.
+        progress: evaluate the checkpoints too, on this suite (a file; "" for the recipe's own).
     """
     jobs = [Job("tokenize", "tokenize", "tokenize", ("tokenize",), manifest="tokenize")]
     for i in range(chain):
@@ -84,10 +84,7 @@ def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: bool 
         jobs.append(
             Job(name, "pretrain", "pretrain", ("pretrain",), (jobs[-1].name,), "pretrain", links_left=chain - 1 - i)
         )
-    trained = jobs[-1].name
-    jobs.append(Job("convert", "convert", "stage", ("convert",), (trained,), "convert"))
-    if progress:
-        jobs.append(Job("progress", "progress", "stage", ("eval", "--checkpoints"), (trained,)))
+    jobs.append(Job("convert", "convert", "stage", ("convert",), (jobs[-1].name,), "convert"))
     tuned = "convert"
     if recipe.sft is not None:
         jobs.append(Job("sft", "sft", "sft", ("sft",), ("convert",), "sft"))
@@ -104,7 +101,11 @@ def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: bool 
                 jobs.append(Job(f"eval-{model}", "eval", "eval", ("eval",), (ready,), "eval", parts=parts))
                 before.append(f"eval-{model}")
     jobs.append(Job("eval", "eval", "stage", ("eval",), tuple(before or [tuned]), "eval"))
-    jobs.append(Job("card", "card", "stage", ("card",), ("eval",), "card"))
+    if progress is not None:
+        suite = (f"eval={progress}",) if progress else ()
+        # Not beside convert and sft: a run folder has one writer at a time, and these must not wait for curves.
+        jobs.append(Job("progress", "progress", "stage", ("eval", "--checkpoints", *suite), ("eval",)))
+    jobs.append(Job("card", "card", "stage", ("card",), (jobs[-1].name,), "card"))
     return jobs
 
 

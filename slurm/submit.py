@@ -38,13 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print scripts and graph, submit nothing")
     parser.add_argument("--executor", choices=("slurm", "local"), default="slurm", help="where (default: %(default)s)")
     parser.add_argument("--cluster", metavar="NAME", help="cluster file, instead of the recipe's or the detected one")
+    parser.add_argument("--progress", metavar="SUITE", help="evaluate the checkpoints too, on this suite (a YAML file)")
     parser.add_argument("--no-health", action="store_true", help="do not check the nodes before a launch")
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
     recipe, overrides = run.recipe, list(args.overrides)
+    # Curves over the checkpoints: of the suite named here, or of the recipe's own when that has a section for them.
+    progress = args.progress or ("" if "progress" in recipe.eval.model_fields_set else None)
     if args.executor == "local":
-        cluster, jobs = None, build(recipe)
+        cluster, jobs = None, build(recipe, progress=progress)
     else:
         cluster = find(args.cluster) if args.cluster else cluster_of(recipe)
         if args.no_health:
@@ -53,7 +56,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
             overrides += arrays
             recipe = load_recipe(args.recipe, overrides)
         chain = links(cluster, checks.planned_hours(recipe, cluster, overrides))
-        jobs = build(recipe, chain, cluster.eval_parallel > 1, checks.has_progress(recipe))
+        jobs = build(recipe, chain, cluster.eval_parallel > 1, progress)
     present = manifests(run)
     # Made by this very recipe; the others are submitted too, and skip what is unchanged.
     done = {stage for stage, recipe_hash in present.items() if recipe_hash == recipe.hash}

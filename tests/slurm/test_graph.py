@@ -1,9 +1,12 @@
 """The graph of jobs: what waits for what, and what a second submit still has to do."""
 
+import math
+
 import pytest
 
 from duetto.errors import UserError
-from duetto.recipe import load_recipe
+from duetto.recipe import ROOT, load_recipe
+from slurm import checks
 from slurm.config import find
 from slurm.graph import build, drawing, eval_parts, links, select
 
@@ -46,6 +49,20 @@ def test_parts_cover_every_task_once(loaded):
     parts = eval_parts(loaded, "base")
     tasks = [t for p in parts for t in p.tasks]
     assert sorted(tasks) == sorted(t.task for t in loaded.eval.selected) and len(parts) == 2
+
+
+def test_checkpoints_are_evaluated_when_nobody_else_writes(loaded):
+    by_name = {j.name: j for j in build(loaded, progress="configs/eval/base-progress.yaml")}
+    assert by_name["progress"].verb == ("eval", "--checkpoints", "eval=configs/eval/base-progress.yaml")
+    assert by_name["progress"].needs == ("eval",) and by_name["card"].needs == ("progress",)
+
+
+def test_the_flagship_s_chain_follows_from_the_plan():
+    """64 A100: the planner's upper estimate over jobs of 24 hours."""
+    recipe, cluster = load_recipe(ROOT / "configs/recipes/zagreus-0.4b-ita.yaml"), find("a100-8x8")
+    hours = checks.planned_hours(recipe, cluster, [])
+    assert hours is not None and 5 * 24 < hours < 20 * 24
+    assert links(cluster, hours) == math.ceil(hours / (24 - 300 / 3600))
 
 
 def test_without_post_training_the_graph_ends_with_the_base_model(loaded):

@@ -1,6 +1,7 @@
 """A pretraining on four virtual nodes that is warned, or loses a node, ends with the weights of an undisturbed one."""
 
 import json
+import os
 import re
 import time
 
@@ -81,3 +82,16 @@ def test_a_node_without_power_costs_steps_but_no_exactness(ready, undisturbed, c
     assert re.search(r"continues from the checkpoint of step \d+", log), log
     assert steps(ready.run) == list(range(1, STEPS + 1))
     assert_same(weights(ready.run), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "DUETTO_LARGE" not in os.environ, reason="16 ranks need 8 GB and minutes of two cores: DUETTO_LARGE=1"
+)
+def test_eight_nodes_with_two_ranks_each_start_training(ready, cluster):
+    job = start(ready, "pretrain.parallelism.dp=16", "cluster.nodes=8", "cluster.jobs.pretrain.nodes=8", "cluster.jobs.pretrain.gpus_per_node=2")  # fmt: skip
+    try:
+        wait_for_step(ready, 3, timeout=500)
+        assert cluster.client("squeue", "-h", "-j", job, "-o", "%D") == "8"
+    finally:
+        cluster.client("scancel", job)
