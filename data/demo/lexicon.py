@@ -14,6 +14,9 @@ from data.demo.verbs import ItalianVerb
 LANGUAGES = ("en", "it")
 HERE = Path(__file__).parent
 
+TOYS = 24
+"""Objects that stories are about; few, for the same reason as the names."""
+
 
 @dataclass(frozen=True)
 class Person:
@@ -96,8 +99,11 @@ class Animal(Thing):
 
 @dataclass(frozen=True)
 class Lexicon:
+    """All words; stories and passages are about the children and the toys, other texts about all objects."""
+
     people: tuple[Person, ...]
     objects: tuple[Object, ...]
+    toys: tuple[Object, ...]
     materials: dict[str, str]
     places: tuple[Place, ...]
     object_adjectives: tuple[Adjective, ...]
@@ -108,12 +114,14 @@ class Lexicon:
 @cache
 def lexicon() -> Lexicon:
     raw: dict[str, Any] = load_yaml("lexicon.yaml")
+    objects = tuple(
+        Object(EnglishNoun(en), ItalianNoun(it, g), material, use_en, use_it)
+        for en, it, g, material, use_en, use_it in raw["objects"]
+    )
     return Lexicon(
         people=tuple(Person(name, gender) for gender in ("f", "m") for name in raw["names"][gender]),
-        objects=tuple(
-            Object(EnglishNoun(en), ItalianNoun(it, g), material, use_en, use_it)
-            for en, it, g, material, use_en, use_it in raw["objects"]
-        ),
+        objects=objects,
+        toys=objects[:TOYS],
         materials=raw["materials"],
         places=tuple(Place(EnglishNoun(en), ItalianNoun(it, g), at, at_it) for en, at, it, g, at_it in raw["places"]),
         object_adjectives=tuple(Adjective(en, it, bool(rest)) for en, it, *rest in raw["object_adjectives"]),

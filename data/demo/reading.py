@@ -38,54 +38,54 @@ About = tuple[str, str, str]
 
 _ABOUT_STORY: dict[str, list[About]] = {
     "en": [
-        ("Who was with {hero}?", "{friend} was with {hero}.", "friend"),
-        ("Where were {hero} and {friend}?", "{hero} and {friend} were {there}.", "there"),
-        ("What did {hero} have?", "{hero} had {described:a}.", "described"),
-        ("Who had the {object}?", "{hero} had the {object}.", "hero"),
+        ("Who was with {hero}?", "It was {friend}.", "friend"),
+        ("Where were {hero} and {friend}?", "They were {there}.", "there"),
+        ("What did {hero} have?", "{hero:he} had {described:a}.", "described"),
+        ("Who had the {object}?", "It was {hero}.", "hero"),
     ],
     "it": [
-        ("Chi era con {hero}?", "{friend} era con {hero}.", "friend"),
-        ("Dove erano {hero} e {friend}?", "{hero} e {friend} erano {there}.", "there"),
-        ("Che cosa aveva {hero}?", "{hero} aveva {described:un}.", "described"),
-        ("Chi aveva {object:il}?", "{hero} aveva {object:il}.", "hero"),
+        ("Chi era con {hero}?", "Era {friend}.", "friend"),
+        ("Dove erano {hero} e {friend}?", "Erano {there}.", "there"),
+        ("Che cosa aveva {hero}?", "Aveva {described:un}.", "described"),
+        ("Chi aveva {object:il}?", "Era {hero}.", "hero"),
     ],
 }
 
-_OPENINGS = {
-    "en": ["Four friends met {where}.", "Four children were {where}.", "There was a party {where}."],
-    "it": ["Quattro amici erano {where}.", "Quattro bambini andarono {where}.", "C'era una festa {where}."],
-}
-# Kind of scene -> (wordings of one fact, questions about it).
-_SCENES: dict[str, dict[str, tuple[list[str], list[About]]]] = {
+# Kind of scene -> (openings, wordings of one fact, questions about it).
+_SCENES: dict[str, dict[str, tuple[list[str], list[str], list[About]]]] = {
     "en": {
         "things": (
+            ["Four friends met {where}.", "Four children were {where}.", "There was a party {where}."],
             ["{who} had {described:a}.", "{who} was holding {described:a}.", "{who} came with {described:a}."],
             [
-                ("Who had the {thing}?", "{who} had the {thing}.", "who"),
-                ("What did {who} have?", "{who} had {described:a}.", "described"),
+                ("Who had the {thing}?", "It was {who}.", "who"),
+                ("What did {who} have?", "{who:he} had {described:a}.", "described"),
             ],
         ),
         "places": (
+            ["On Sunday the children were not together.", "It was a sunny day.", "Nobody stayed at home."],
             ["{who} was {where}.", "{who} stayed {where}.", "{who} played {where}."],
             [
-                ("Who was {where}?", "{who} was {where}.", "who"),
-                ("Where was {who}?", "{who} was {where}.", "where"),
+                ("Who was {where}?", "It was {who}.", "who"),
+                ("Where was {who}?", "{who:he} was {where}.", "where"),
             ],
         ),
     },
     "it": {
         "things": (
+            ["Quattro amici erano {where}.", "Quattro bambini andarono {where}.", "C'era una festa {where}."],
             ["{who} aveva {described:un}.", "{who} teneva {described:un}.", "{who} venne con {described:un}."],
             [
-                ("Chi aveva {thing:il}?", "{who} aveva {thing:il}.", "who"),
-                ("Che cosa aveva {who}?", "{who} aveva {described:un}.", "described"),
+                ("Chi aveva {thing:il}?", "Era {who}.", "who"),
+                ("Che cosa aveva {who}?", "Aveva {described:un}.", "described"),
             ],
         ),
         "places": (
-            ["{who} era {where}.", "{who} restò {where}.", "{who} giocò {where}."],
+            ["Domenica i bambini non erano insieme.", "Era una bella giornata.", "Nessuno restò a casa."],
+            ["{who} era {where}.", "{who} stava {where}.", "{who} giocava {where}."],
             [
-                ("Chi era {where}?", "{who} era {where}.", "who"),
-                ("Dove era {who}?", "{who} era {where}.", "where"),
+                ("Chi era {where}?", "Era {who}.", "who"),
+                ("Dove era {who}?", "Era {where}.", "where"),
             ],
         ),
     },
@@ -96,7 +96,7 @@ def scene(rng: random.Random, language: str, held_out: bool) -> Passage:
     """Four friends, each with a thing or each in another place, and two questions about two of them."""
     words = lexicon()
     kind = rng.choice(("things", "places"))
-    things, places = rng.sample(words.objects, CHOICES), rng.sample(words.places, CHOICES + 1)
+    things, places = rng.sample(words.toys, CHOICES), rng.sample(words.places, CHOICES + 1)
     while True:
         friends = rng.sample(words.people, CHOICES)
         if is_held_out_key(friends[0].name, friends[1].name, things[0].en.word, f"scene-{kind}") == held_out:
@@ -110,11 +110,10 @@ def scene(rng: random.Random, language: str, held_out: bool) -> Passage:
         }
         for who, thing, place in zip(friends, things, places)
     ]
-    wordings, about = _SCENES[language][kind]
+    openings, wordings, about = _SCENES[language][kind]
     wording = rng.choice(wordings)
-    sentences = [wording.format(**fill) for fill in fills]
-    if kind == "things":
-        sentences.insert(0, rng.choice(_OPENINGS[language]).format(where=places[-1].there(language)))
+    opening = rng.choice(openings).format(where=places[-1].there(language))
+    sentences = [opening, *(wording.format(**fill) for fill in fills)]
     asked = rng.sample(range(CHOICES), len(about))
     questions = [
         _question(template, fills[i], [*fills[:i], *fills[i + 1 :]], language) for template, i in zip(about, asked)
