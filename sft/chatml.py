@@ -95,6 +95,25 @@ def token_overrides(folder: Path) -> dict[int, str]:
     return dict(zip(free, missing))
 
 
+def check_base(folder: Path) -> None:
+    """A base model must be there, with a tokenizer of its own vocabulary.
+
+    Raises:
+        UserError: no such folder, or the tokenizer has more entries than the model's embedding table.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f'base_model {folder}: no model there; the model of this run is "{{run}}/base"')
+    try:
+        entries = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    except (ValueError, KeyError):
+        raise UserError(f"{folder / 'config.json'}: no readable vocab_size; run the stage that made it again") from None
+    tokens = fast_tokenizer(folder).get_vocab_size()
+    if tokens > entries:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokens:,} entries and the model {entries:,}; they do not belong together"
+        )
+
+
 def chat_token_ids(folder: Path) -> tuple[int, int]:
     """Ids of ``<|im_start|>`` and ``<|im_end|>`` in a tokenizer that has them (after overrides)."""
     ids = {t["content"]: t["id"] for t in read_tokenizer(folder).get("added_tokens", [])}

@@ -214,7 +214,7 @@ def resolve(
     if not cuda:
         for key in ("bf16", "fp16", "tf32"):
             if out.get(key):
-                change(key, False, "no GPU; 'auto' would pick fp16 and stop")
+                change(key, False, "no GPU")
             out[key] = False
         if out.get("attn_implementation", "") not in ("sdpa", "eager"):
             change("attn_implementation", "sdpa", "no GPU")

@@ -56,6 +56,7 @@ def work(job: Job) -> dict[str, Any]:
     run, section = job.run, job.run.recipe.dpo
     assert section is not None
     base, output = Path(section["base_model"]), run.path("dpo")
+    chatml.check_base(base)
     output.mkdir(parents=True, exist_ok=True)
     for line in findings(section):
         log(f"dpo: {line}")

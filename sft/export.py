@@ -28,10 +28,7 @@ def export(output: Path, base: Path, target: Path) -> dict[str, Any]:
     Raises:
         UserError: the weights do not have the base model's tensors and shapes, or the template is not the trained one.
     """
-    tensors = tensor_shapes(output)
-    if tensors != tensor_shapes(base):
-        different = sorted(set(tensors.items()) ^ set(tensor_shapes(base).items()))[:3]
-        raise UserError(f"{output}: tensors differ from those of {base}: {different}; the run did not finish well")
+    config = read_json(output / "config.json")
     _, im_end = chatml.chat_token_ids(output)
     beside = target.with_name(f".{target.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -39,7 +36,13 @@ def export(output: Path, base: Path, target: Path) -> dict[str, Any]:
     for path in sorted(output.iterdir()):
         if path.suffix == ".safetensors" or path.name in COPIED:
             shutil.copy2(path, beside / path.name)
-    config = read_json(output / "config.json")
+    wanted = tensor_shapes(base)
+    if config.get("tie_word_embeddings") and HEAD not in wanted:
+        drop_tied_head(beside)
+    tensors = tensor_shapes(beside)
+    if tensors != wanted:
+        different = sorted(set(tensors.items()) ^ set(wanted.items()))[:3]
+        raise UserError(f"{output}: tensors differ from those of {base}: {different}; the run did not finish well")
     config |= {"eos_token_id": im_end, "pad_token_id": im_end, "use_cache": True}
     write_json(beside / "config.json", config)
     limit = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": im_end, "pad_token_id": im_end}
@@ -47,6 +50,32 @@ def export(output: Path, base: Path, target: Path) -> dict[str, Any]:
     shutil.rmtree(target, ignore_errors=True)
     beside.rename(target)
     return {"tensors": len(tensors), "end_of_turn": im_end}
+
+
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def drop_tied_head(folder: Path) -> None:
+    """Remove the second copy of tied embeddings that FSDP2's full state dict holds.
+
+    Raises:
+        UserError: the two copies differ, so the run trained them apart.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    files = {path: load_file(path) for path in sorted(folder.glob("*.safetensors")) if HEAD in _header(path)}
+    for path, tensors in files.items():
+        tables = [tensors] if TABLE in tensors else [load_file(p) for p in sorted(folder.glob("*.safetensors"))]
+        table = next(t[TABLE] for t in tables if TABLE in t)
+        if not torch.equal(tensors.pop(HEAD), table):
+            raise UserError(f"{path}: {HEAD} differs from the embeddings it is tied to; the run trained them apart")
+        save_file(tensors, path, metadata={"format": "pt"})
+        index = folder / "model.safetensors.index.json"
+        if index.exists():
+            content = read_json(index)
+            content["weight_map"].pop(HEAD, None)
+            write_json(index, content)
 
 
 COPIED = {
@@ -62,10 +91,13 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model folder, from the headers of its safetensors files."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as f:
-            (size,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(size))
-        shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+        shapes |= {k: tuple(v["shape"]) for k, v in _header(path).items() if k != "__metadata__"}
     if not shapes:
         raise UserError(f"{folder} holds no model.safetensors")
     return shapes
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as f:
+        (size,) = struct.unpack("<Q", f.read(8))
+        return dict(json.loads(f.read(size)))

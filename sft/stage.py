@@ -97,6 +97,7 @@ def work(job: Job) -> dict[str, Any]:
     run, section = job.run, job.run.recipe.sft
     assert section is not None
     base, output = Path(section["base_model"]), run.path("sft")
+    chatml.check_base(base)
     output.mkdir(parents=True, exist_ok=True)
     for line in findings(section):
         log(f"sft: {line}")

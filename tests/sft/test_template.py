@@ -70,6 +70,16 @@ def test_a_tokenizer_without_room_is_refused(tmp_path: Path, texts: list[str]) -
         chatml.token_overrides(folder)
 
 
+def test_a_base_of_another_vocabulary_is_refused(base: Path, tmp_path: Path) -> None:
+    chatml.check_base(base)
+    with pytest.raises(UserError, match=r'no model there; the model of this run is "\{run\}/base"'):
+        chatml.check_base(tmp_path)
+    for name in ("tokenizer.json", "config.json"):
+        (tmp_path / name).write_text((base / name).read_text().replace('"vocab_size": 1024', '"vocab_size": 1000'))
+    with pytest.raises(UserError, match="the tokenizer has 1,024 entries and the model 1,000"):
+        chatml.check_base(tmp_path)
+
+
 def test_a_torn_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no tokenizer.json"):
         chatml.token_overrides(tmp_path)
