@@ -60,7 +60,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PretrainConfig":
-        for problem in (self._shape(), self._precision(), self._stages(), self._schedule()):
+        for problem in (self._shape(), self._precision(), self._stages(), self._schedule(), self._last_step()):
             if problem:
                 raise ValueError(problem)
         return self
@@ -122,6 +122,15 @@ class PretrainConfig(Section):
             size = s.data.dataset.vocab_size
             if size is not None and self.model.shape.vocab_size not in (-1, size):
                 return f"data_stages: stage {s.name!r} has vocab_size {size}, the model {self.model.shape.vocab_size}"
+        return None
+
+    def _last_step(self) -> str | None:
+        interval, steps = self.checkpoints.checkpoint_interval, self.tokens.train_steps
+        if not self.checkpoints.save_final_state and steps % interval:
+            return (
+                f"checkpoints.save_final_state is false and checkpoint_interval {interval:,} does not divide "
+                f"train_steps {steps:,}: the trained model would not be saved; set save_final_state to true"
+            )
         return None
 
     def _schedule(self) -> str | None:

@@ -5,6 +5,8 @@ recompute_layer, save_final_state, load_optimizer, load_lr_scheduler or 1-sqrt d
 pretrain.job, which our own code honours.
 """
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def to_nanotron(
     size = with_vocabulary(config, vocab_size).model.shape.vocab_size
     style = schedule.lr_decay_style
     return {
-        "general": {"project": g.project, "run": g.run or run_name, "seed": g.seed}
+        "general": {"project": g.project, "run": tracker_name(g.run or run_name), "seed": g.seed}
         | {"ignore_sanity_checks": g.ignore_sanity_checks},
         "checkpoints": {
             "checkpoints_path": str(checkpoints),
@@ -105,6 +107,12 @@ def to_nanotron(
             "batch_accumulation_per_replica": t.batch_accumulation_per_replica,
         },
     }
+
+
+def tracker_name(name: str) -> str:
+    """nanotron's placeholders: ``%date`` and ``%jobid``."""
+    now = time.strftime("%Y%m%d_%H%M%S")
+    return name.replace("%date", now).replace("%jobid", os.environ.get("SLURM_JOB_ID", "local"))
 
 
 def with_vocabulary(config: PretrainConfig, vocab_size: int | None) -> PretrainConfig:

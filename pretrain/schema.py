@@ -65,7 +65,7 @@ class Logging(Section):
     log_level_replica: str | None = "error"
     """The same on the other ranks."""
     iteration_step_info_interval: int = Field(default=1, ge=1)
-    """Steps between two lines of the console; metrics.jsonl has a line for each step."""
+    """Steps between two lines of nanotron's own loop. Ours shows progress by time, and metrics.jsonl has every step."""
 
     @field_validator("log_level", "log_level_replica")
     @classmethod
@@ -93,7 +93,7 @@ class Checkpoints(Section):
     save_initial_state: bool = False
     """Also save step 0."""
     save_final_state: bool = True
-    """Also save the last step when checkpoint_interval does not divide train_steps."""
+    """The last step is what is converted: false is only possible when checkpoint_interval divides train_steps."""
     resume_checkpoint_path: str | None = None
     """A complete checkpoint to start from when this run has none of its own; a missing path is an error."""
     load_optimizer: bool = True

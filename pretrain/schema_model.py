@@ -44,8 +44,8 @@ class LlamaShape(Section):
     pretraining_tp: int = 1
     use_cache: bool = True
     """Written to the Hugging Face configuration."""
-    attn_implementation: Literal["flash_attention_2", "sdpa"] | None = Field(default=None, alias="_attn_implementation")
-    """flash-attn where it is installed (also when null), or torch's own attention."""
+    attn_implementation: str | None = Field(default=None, alias="_attn_implementation")
+    """flash-attn where it is installed, torch's fused attention elsewhere: the same function."""
 
     only = {
         "is_llama_config": ((True,), "the engine and the converter are for Llama"),
@@ -53,6 +53,10 @@ class LlamaShape(Section):
         "attention_bias": ((False, None), "nanotron 0.4's Llama has no biases"),
         "rope_scaling": ((None,), "raise rope_theta instead (configs/pretrain/long-32k.yaml)"),
         "pretraining_tp": ((1, None), "set parallelism.tp"),
+        "attn_implementation": (
+            ("flash_attention_2", None),
+            "flash-attn is used where it is installed, torch's fused attention elsewhere",
+        ),
     }
 
     @model_validator(mode="before")

@@ -1,6 +1,7 @@
 """The pretraining files: every key of nanotron's format is known, and what cannot be honoured is refused."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,10 @@ REFUSED = {
     "qwen": ({"model__model_config__is_qwen2_config": True}, "are for Llama"),
     "mup": ({"model__init_method": {"use_mup": True}}, "no spectral muP"),
     "two starts": ({"model__init_method__path": "/base"}, "give either std"),
+    "last step": (
+        {"checkpoints__save_final_state": False, "checkpoints__checkpoint_interval": 999},
+        "the trained model would not be saved",
+    ),
     "zero 3": ({"optimizer__zero_stage": 3}, "optimizer.zero_stage"),
 }
 
@@ -183,6 +188,15 @@ def test_tensor_parallel_checks() -> None:
     ):
         with pytest.raises(UserError, match=message):
             changed("zagreus-0.4b-ita", **changes)
+
+
+def test_another_attention_is_refused() -> None:
+    raw = read_yaml(ROOT / "configs" / "pretrain" / "demo.yaml")
+    raw["model"]["model_config"]["_attn_implementation"] = "flash_attention_2"
+    assert validate(PretrainConfig, raw, "pretrain")
+    raw["model"]["model_config"]["_attn_implementation"] = "flex_attention"
+    with pytest.raises(UserError, match="torch's fused attention elsewhere"):
+        validate(PretrainConfig, raw, "pretrain")
 
 
 def test_unknown_key_names_file_line_and_nearest() -> None:
@@ -232,6 +246,12 @@ def test_vocabulary_must_be_the_tokenizers() -> None:
     assert with_vocabulary(open_size, 8192).model.shape.vocab_size == 8192
     with pytest.raises(UserError, match="run: duetto tokenize"):
         with_vocabulary(open_size, None)
+
+
+def test_placeholders_of_the_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    given = to_nanotron(changed(general__run="tiny_%date_%jobid"), checkpoints=Path("/c"), run_name="x")
+    assert re.fullmatch(r"tiny_\d{8}_\d{6}_77", given["general"]["run"])
 
 
 def test_muon_options_and_checkpoint_folder(tmp_path: Path) -> None:
