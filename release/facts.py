@@ -131,6 +131,17 @@ class CardFacts:
             row["epochs"] = row["consumed"] / row["tokens"] if row["consumed"] is not None and row["tokens"] else None
         return rows
 
+    def seconds(self, stage: str) -> Traced | None:
+        """Time of a stage; the data stage is many small ones, each with a manifest of its own."""
+        manifest = self.m[stage]
+        total = manifest.at("metrics", "seconds_total") or manifest.at("seconds")
+        if stage != "tokenize" or manifest.at("metrics", "seconds_total") is not None:
+            return total
+        for part in data_stages(self.run):
+            if (document := self.open("manifests", f"{part}.json")) is not None and total is not None:
+                total = total + document["seconds"]
+        return total
+
     # Training
 
     @cached_property
@@ -155,8 +166,8 @@ class CardFacts:
         if not isinstance(assumed, Document):
             return None
         seconds = None
-        for doc in self.m.values():
-            if (spent := doc.at("seconds")) is not None:
+        for stage in self.m:
+            if (spent := self.seconds(stage)) is not None:
                 seconds = spent if seconds is None else seconds + spent
         kwh = seconds * assumed["watts_per_device"] / 3_600_000
         if (pue := assumed.at("pue")) is not None:
@@ -168,6 +179,12 @@ class CardFacts:
             out["kg"] = kwh * assumed["grams_co2_per_kwh"] / 1000
             out["grid"] = assumed["grams_co2_per_kwh"]
         return out
+
+
+def data_stages(run: Run) -> list[str]:
+    """The finished parts of the data stage."""
+    found = sorted(p.stem for p in run.path("manifests").glob("*.json"))
+    return [n for n in found if n in ("corpus", "dedup", "tokenizer") or n.startswith(("clean-", "tokens-"))]
 
 
 def pretraining_row(stage: Document, index: int) -> dict[str, Any]:
@@ -183,6 +200,7 @@ def pretraining_row(stage: Document, index: int) -> dict[str, Any]:
         "tp": get("parallelism", "tp"),
         "pp": get("parallelism", "pp"),
         "optimizer": get("optimizer", "optimizer_factory", "name"),
+        "muon_learning_rate": get("optimizer", "optimizer_factory", "muon_learning_rate"),
         "zero": get("optimizer", "zero_stage"),
         "weight_decay": get("optimizer", "weight_decay"),
         "clip": get("optimizer", "clip_grad"),

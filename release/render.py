@@ -118,7 +118,8 @@ class Renderer:
         raw = plain(value)
         if isinstance(raw, bool):
             return self.mark(value, self.words["yes" if raw else "no"])
-        return self.mark(value, localised(f"{raw:.6g}", self.language) if isinstance(raw, float) else str(raw))
+        text = f"{raw:.6g}" if isinstance(raw, float) else f"{raw:,}" if isinstance(raw, int) else str(raw)
+        return self.mark(value, localised(text, self.language))
 
     def text(self, value: Traced) -> str:
         return self.mark(value, str(plain(value)))

@@ -15,7 +15,7 @@ from typing import Any
 from duetto.errors import UserError
 from duetto.files import read_json
 from duetto.run import Run
-from release.facts import neutral
+from release.facts import data_stages, neutral
 
 STAGES = ("tokenize", "pretrain", "convert", "sft", "dpo", "eval", "card", "export")
 POINTS = 600
@@ -159,6 +159,9 @@ def planned_steps(run: Run) -> int | None:
 def cost(run: Run, manifests: dict[str, Any]) -> dict[str, Any]:
     """Hours by stage, and energy and price where the recipe says what they are computed from."""
     seconds = {k: m["metrics"].get("seconds_total", m["seconds"]) for k, m in manifests.items()}
+    if "tokenize" in seconds and "seconds_total" not in manifests["tokenize"]["metrics"]:
+        parts = [run.manifest(name) for name in data_stages(run)]
+        seconds["tokenize"] += sum(p["seconds"] for p in parts if p)
     out: dict[str, Any] = {"seconds": seconds, "total": sum(seconds.values())}
     energy = run.recipe.release.energy
     if energy:

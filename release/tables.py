@@ -14,7 +14,15 @@ EMPTY = "–"
 
 PRETRAINING_ROWS = (
     *("steps", "sequence", "micro_batch", "accumulation", "tokens_per_step", "dp", "tp", "pp", "zero", "optimizer"),
-    *("learning_rate", "min_decay_lr", "lr_warmup_steps", "lr_decay_starting_step", "lr_decay_steps", "decay"),
+    *(
+        "learning_rate",
+        "muon_learning_rate",
+        "min_decay_lr",
+        "lr_warmup_steps",
+        "lr_decay_starting_step",
+        "lr_decay_steps",
+        "decay",
+    ),
     *("weight_decay", "clip", "seed"),
 )
 SFT_ROWS = (
@@ -123,9 +131,7 @@ class Tables:
             where = f"{self.r.integer(cpus)} {self.w['cores']}" if cpus is not None else EMPTY
             where += f" ({self.r.cell(machine)})" if machine is not None else ""
             gpu = manifest.at("metrics", "device_name")
-            rows.append(
-                [stage, self.maybe(manifest.at("seconds"), self.r.duration), self.r.cell(gpu) if gpu else where]
-            )
+            rows.append([stage, self.maybe(self.f.seconds(stage), self.r.duration), self.r.cell(gpu) if gpu else where])
         return markdown([self.w[k] for k in ("stage", "time", "machine")], rows, "lrl")
 
     def devices(self) -> str:
