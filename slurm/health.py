@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,10 @@ def check(cluster: ClusterConfig, run: Path) -> int:
     bad = judge(reports, nodes, cluster.health, gpus)
     bandwidth = min((r["all_reduce_gbs"] for r in reports.values() if r.get("all_reduce_gbs")), default=None)
     slow_net = bandwidth is not None and bandwidth < cluster.health.min_bandwidth
-    write_json(folder.with_suffix(".json"), {"nodes": reports, "bad": bad, "all_reduce_gbs": bandwidth})
+    # What was bad at an earlier start of this job stays excluded: the list replaces the one before.
+    excluded = {**bad_nodes(run, os.environ["SLURM_JOB_ID"]), **bad}
+    found = {"nodes": reports, "bad": bad, "excluded": excluded, "all_reduce_gbs": bandwidth}
+    write_json(folder.with_suffix(".json"), found)
     log(_line(reports, bad, gpus, bandwidth, time.monotonic() - started))
     for node, reason in sorted(bad.items()):
         log(f"node check: {node} is bad: {reason}")
@@ -134,7 +137,21 @@ def check(cluster: ClusterConfig, run: Path) -> int:
             f"{cluster.health.min_bandwidth:g}: look at NCCL_SOCKET_IFNAME and NCCL_IB_HCA, or lower the limit"
         )
         return FAILED
+    if bad and (left := usable_nodes(excluded)) < len(nodes):
+        log(
+            f"node check: {len(nodes)} nodes are needed and {left} good ones are left in the partition: the job would "
+            "wait for ever; ask for repair, or take fewer nodes (jobs.pretrain.nodes, and dp with it)"
+        )
+        return FAILED
     return BAD if bad else GOOD
+
+
+def usable_nodes(excluded: Collection[str]) -> int:
+    """Nodes of this job's partition that work, without the excluded ones."""
+    ask = ["sinfo", "-h", "-N", "-p", os.environ["SLURM_JOB_PARTITION"], "-o", "%N %t"]
+    lines = subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    broken = ("down", "drain", "fail", "maint", "inval")
+    return sum(1 for name, state in map(str.split, lines) if name not in excluded and not state.startswith(broken))
 
 
 def address(node: str) -> str:
@@ -161,8 +178,9 @@ def _line(
 
 
 def bad_nodes(run: Path, job: str) -> dict[str, str]:
+    """Nodes that the checks of a job have found bad, with the reason."""
     found = run / "logs" / "slurm" / f"health-{job}.json"
-    return dict(read_json(found)["bad"]) if found.exists() else {}
+    return dict(read_json(found)["excluded"]) if found.exists() else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """The node check's judgement, one broken figure at a time."""
 
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_batch_node_with_a_wrong_clock_does_not_condemn_the_others():
 
 def test_without_gpus_their_checks_are_skipped():
     assert judged(expected=None, gpus=[], gpu_error="no nvidia-smi") == {}
+
+
+def test_bad_nodes_stay_excluded_and_the_rest_is_counted(tmp_path, monkeypatch):
+    from slurm import health
+
+    said = "node1 idle\nnode2 alloc\nnode3 down*\nnode4 mix\n"
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "batch")
+    monkeypatch.setattr(health.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said, ""))
+    assert health.usable_nodes(()) == 3 and health.usable_nodes({"node2"}) == 2
+    (tmp_path / "logs" / "slurm").mkdir(parents=True)
+    (tmp_path / "logs" / "slurm" / "health-7.json").write_text('{"bad": {}, "excluded": {"node2": "7 GPUs of 8"}}')
+    assert health.bad_nodes(tmp_path, "7") == {"node2": "7 GPUs of 8"} and health.bad_nodes(tmp_path, "8") == {}
 
 
 def test_what_nvidia_smi_prints():
