@@ -39,10 +39,11 @@ class LRScheduler(Section):
                 )
         assert start is not None and length is not None and floor is not None
         if start + length != train_steps:
+            share = round(train_steps * start / max(start + length, 1))
             return (
                 f"the decay starts at step {start:,} and takes {length:,}, so it ends at {start + length:,}, but "
-                f"tokens.train_steps is {train_steps:,}: a horizon that differs from the end of the decay leaves the "
-                f"last steps at {floor:g} or cuts the decay; make lr_decay_starting_step + lr_decay_steps equal to it"
+                f"tokens.train_steps is {train_steps:,}: the last steps would train at {floor:g}, or the decay be cut: "
+                f"write for example lr_decay_starting_step {share} and lr_decay_steps {train_steps - share}"
             )
         if self.lr_warmup_steps > start:
             return f"lr_warmup_steps {self.lr_warmup_steps:,} reaches into the decay, which starts at {start:,}"

@@ -4,7 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from duetto.recipe import nearest
 from pretrain.schema import Section
+
+OTHER_FAMILIES = ("is_qwen2_config", "is_starcoder2_config", "is_mamba_config", "moe_config")
+"""Keys by which nanotron tells other models from a Llama."""
 
 
 class LlamaShape(Section):
@@ -63,7 +67,10 @@ class LlamaShape(Section):
     @classmethod
     def _family(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            for key in ("is_qwen2_config", "is_starcoder2_config", "is_mamba_config", "moe_config"):
+            known = {f.alias or name for name, f in cls.model_fields.items()}
+            for key in value.keys() - known - set(cls.model_fields) - set(OTHER_FAMILIES):
+                raise ValueError(f"unknown key {key!r}{nearest(key, sorted(known))}")
+            for key in OTHER_FAMILIES:
                 if value.get(key):
                     raise ValueError(f"{key}: the engine and the converter are for Llama (is_llama_config: true)")
             if value.get("num_key_value_heads") is None and "num_attention_heads" in value:

@@ -190,6 +190,11 @@ def test_tensor_parallel_checks() -> None:
             changed("zagreus-0.4b-ita", **changes)
 
 
+def test_unknown_key_of_the_shape_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"model_config: unknown key 'hiddn_size'; did you mean 'hidden_size'"):
+        changed(model__model_config__hiddn_size=64)
+
+
 def test_another_attention_is_refused() -> None:
     raw = read_yaml(ROOT / "configs" / "pretrain" / "demo.yaml")
     raw["model"]["model_config"]["_attn_implementation"] = "flash_attention_2"
