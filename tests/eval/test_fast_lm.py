@@ -21,7 +21,7 @@ class Request:
 
 def load(folder, **more):
     task = {"task": "x", "language": "en", "metric": "acc"}
-    config = EvalConfig.model_validate({"tasks": [task], "batch_size": 4, "gate": 0, **more})
+    config = EvalConfig.model_validate({"tasks": [task], "batch_size": 4, "threads": 1, "gate": 0, **more})
     return load_lm(LocalModel("m", folder, ("en",)), config)
 
 

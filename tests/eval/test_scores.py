@@ -26,7 +26,7 @@ def suite(tmp_path, rows, **more):
         "baselines": True,
         "data": {"test": str(file)},
     }
-    return EvalConfig.model_validate({"tasks": [entry], "batch_size": 4, **more})
+    return EvalConfig.model_validate({"tasks": [entry], "batch_size": 4, "threads": 1, **more})
 
 
 def by_hand(table, tokenizer, context, choice):
