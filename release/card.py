@@ -110,6 +110,7 @@ def render_card(facts: CardFacts, language: str, chat_example: str | None = None
         rows=rows,
         by_language=by_language,
         averages={lang: mean([r.value for r in found]) for lang, found in by_language.items()},
+        limited=next((r.limit for r in rows if r.limit is not None), None),
         average=mean([r.value for r in rows]),
         found=findings(rows),
         prompt=USAGE_PROMPTS[facts.languages[0] if facts.languages[0] in USAGE_PROMPTS else "en"][facts.kind],

@@ -27,6 +27,8 @@ class Score:
     chance: Traced | None
     shots: Traced | None
     samples: Traced | None
+    limit: Traced | None
+    """Items measured where not all were; such a score is a trial, not a result."""
     no_context: Traced | None
     word_overlap: Traced | None
     other: Traced | None
@@ -77,6 +79,7 @@ def scores_of(facts: CardFacts) -> list[Score]:
                 chance=_number(result.at("chance")),
                 shots=_number(result.at("shots")),
                 samples=_number(result.at("samples")),
+                limit=_number(result.at("limit")),
                 no_context=_number(result.at("no_context")),
                 word_overlap=_number(result.at("word_overlap")),
                 other=_number(manifest.at("metrics", "scores", other, task, "value")),

@@ -164,7 +164,8 @@ def build(run: Run, chosen: str | None = None) -> Any:
                 repetition = gr.Slider(1, 2, 1, step=0.05, label=w["repetition"])
                 tokens = gr.Slider(1, 1024, 200, step=1, label=w["max_tokens"])
             tools = gr.Textbox("", label=w["tools"], lines=4, elem_id="tools")
-        note = gr.Markdown(w["base_note"], elem_id="note")
+        note = gr.Markdown(w["base_note"], elem_id="note", visible=model.value != "instruct")
+        model.change(lambda name: gr.update(visible=name != "instruct"), model, note, show_progress="hidden")
         labelled = {
             interface: "interface",
             model: "model",

@@ -12,7 +12,15 @@ from release.generation import LoadedModel, Sampling, find_model
 
 
 def arguments(**changed):
-    usual = {"model": None, "system": "", "max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": None}
+    usual = {
+        "model": None,
+        "system": "",
+        "max_new_tokens": 12,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": None,
+        "web": False,
+    }
     return argparse.Namespace(**{**usual, "force": False, **changed})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from duetto.errors import UserError
+from duetto.process import die_with_parent
 from duetto.recipe import ROOT
 from duetto.run import Run
 from sft import chatml, dpo, launch, masks, measure, preferences, stage
@@ -59,9 +60,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, base: Path, conversations: li
     (root / "manifests").mkdir()
     convert = {"stage": "convert", "fingerprint": "x", "outputs": {"base": {"bytes": 1}}, "metrics": {}}
     (root / "manifests/convert.json").write_text(json.dumps(convert))
-    child = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(root)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-c", DRIVER, str(root)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     second = root / "sft/checkpoint-16/COMMIT"
     while not second.exists():
         assert child.poll() is None, "the stage ended before it was killed"
