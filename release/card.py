@@ -14,7 +14,7 @@ from release.facts import CardFacts
 from release.render import Claim, Renderer
 from release.scores import Score, findings, scores_of
 from release.tables import Tables
-from release.trace import Document, Traced, plain
+from release.traced import Document, Traced, plain
 
 README = {"en": "README.md", "it": "README.it.md"}
 """File of a card by language."""

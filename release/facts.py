@@ -19,7 +19,7 @@ from duetto.files import read_json, sha256_file
 from duetto.recipe import ROOT
 from duetto.run import Run
 from release.config import ModelKind, ReleaseConfig
-from release.trace import Document, Traced, plain
+from release.traced import Document, Traced, plain
 
 STAGES = ("tokenize", "pretrain", "convert", "sft", "dpo", "eval")
 """Stages whose manifests a card may quote, in pipeline order."""

@@ -27,7 +27,7 @@ from release.metadata import problems as metadata_problems
 from release.render import Claim
 from release.scores import Score, scores_of
 from release.statements import NUMBER, contradictions
-from release.trace import plain
+from release.traced import plain
 
 FREE_TEXTS = ("description", "intended_use", "out_of_scope", "limits", "acknowledgements")
 

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from release.trace import Traced, plain
+from release.traced import Traced, plain
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -9,7 +9,7 @@ from typing import Any
 from duetto.errors import UserError
 from duetto.files import sha256_json
 from release.facts import CardFacts
-from release.trace import Document, Traced, plain
+from release.traced import Document, Traced, plain
 
 NOISE = 2.0
 """Standard errors within which two scores are not called different."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from release.facts import CardFacts
 from release.scores import Score
-from release.trace import Traced, plain
+from release.traced import Traced, plain
 
 NUMBER = r"(?<![\w.,\-/])[-+]?\d(?:[\d.,]*\d)?(?:e[-+]?\d+)?"
 """A number that is not part of a name (``v1.0``, ``Llama-3``, ``bf16``)."""

@@ -8,7 +8,7 @@ from typing import Any
 from release.facts import CardFacts
 from release.render import Renderer
 from release.scores import Score
-from release.trace import Document, Traced, plain
+from release.traced import Document, Traced, plain
 
 EMPTY = "–"
 

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from data import sources as readers
-from data.code import is_generated, is_minified, language_of, license_of_text
+from data.source_code import is_generated, is_minified, language_of, license_of_text
 from data.config import Source
 from data.ledger import Ledger
 from data.sources import SourceReader, list_files

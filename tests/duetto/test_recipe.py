@@ -100,9 +100,9 @@ def test_misspelt_recipe_file_suggests_the_nearest():
 
 
 def test_the_demo_recipe_loads_and_overrides_reach_every_depth(tmp_path):
-    recipe = load_recipe(DEMO, ["pretrain.tokens.train_steps=200", "name=other"], home=tmp_path)
+    recipe = load_recipe(DEMO, ["pretrain.tokens.val_check_interval=200", "name=other"], home=tmp_path)
     assert recipe.run_root == tmp_path / "other"
-    assert recipe.resolved["pretrain"][0]["tokens"]["train_steps"] == 200
+    assert recipe.resolved["pretrain"][0]["tokens"]["val_check_interval"] == 200
     assert "{run}" not in str(recipe.resolved)
     assert recipe.hash != load_recipe(DEMO, home=tmp_path).hash
 
