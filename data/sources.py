@@ -18,10 +18,10 @@ from datatrove.data import Document
 from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 
-from data.source_code import is_generated, is_minified, language_of, license_of
 from data.config import Source
 from data.ledger import Ledger
 from data.pdf import PdfPool
+from data.source_code import is_generated, is_minified, language_of, license_of
 from duetto.errors import UserError
 
 SUFFIXES = {

@@ -53,7 +53,7 @@ VERBS = {
     "export": Verb("release.export", "GGUF files for edge devices"),
     "push": Verb("release.push", "upload to the Hub, private unless --public", online=True),
     "chat": Verb("release.chat", "talk to the model in the terminal, or --web", locks=False),
-    "report": Verb("release.report", "one HTML file about the whole run"),
+    "report": Verb("release.report", "one HTML file about the whole run", locks=False),
     "submit": Verb("slurm.submit", "the whole graph on SLURM", locks=False),
     "status": Verb("slurm.status", "what is done, running, failed", locks=False, json=True),
 }

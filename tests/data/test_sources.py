@@ -8,9 +8,9 @@ import pytest
 import zstandard
 
 from data import sources as readers
-from data.source_code import is_generated, is_minified, language_of, license_of_text
 from data.config import Source
 from data.ledger import Ledger
+from data.source_code import is_generated, is_minified, language_of, license_of_text
 from data.sources import SourceReader, list_files
 from duetto.errors import UserError
 

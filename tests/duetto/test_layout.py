@@ -109,11 +109,12 @@ for m in {modules}:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_configuration_key_has_a_comment(path):
-    """A comment stands above (or beside) each top-level key, or above the block of keys that it explains."""
+    """A comment stands above, beside or first inside each top-level key, or above the block of keys it explains."""
     bare, explained = [], False
-    for i, line in enumerate(path.read_text().splitlines()):
+    lines = [*path.read_text().splitlines(), ""]
+    for i, line in enumerate(lines):
         if not line.strip() or "#" in line:
             explained = "#" in line
-        elif re.match(r"^[a-z_]+:", line) and not explained:
+        elif re.match(r"^[a-z_]+:", line) and not explained and not lines[i + 1].strip().startswith("#"):
             bare.append(f"{i + 1}: {line}")
     assert not bare
