@@ -17,3 +17,12 @@ def tiny_home(tmp_path_factory):
     """The home ($DUETTO_HOME) of a finished tiny demo run, shared by all workers: read it, do not change it."""
     base = tmp_path_factory.getbasetemp()
     return finished_run(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base)
+
+
+@pytest.fixture(autouse=True)
+def environment_is_restored():
+    """Engines run in this process set RANK, WORLD_SIZE and the like; the next test must not inherit them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -25,16 +25,17 @@ from data.config import DataConfig
 from duetto.errors import UserError
 from duetto.recipe import Recipe, TokenizerTraining
 from duetto.run import Run
-root, data = Path(sys.argv[1]), yaml.safe_load(Path(sys.argv[2]).read_text())
-writer.JOURNAL_TOKENS = 2000
-recipe = Recipe(file=root, name="run", languages=["en"], data=DataConfig.model_validate(data), pretrain=[], sft=None, dpo=None,
-    eval=None, release=None, cluster=None, run_root=root, resolved={},
-    tokenizer=TokenizerTraining.model_validate({"train": {"vocab_size": 400}}))
-try:
-    with Run(recipe) as run:
-        stage.run(run, argparse.Namespace(force=False, only=None))
-except UserError as e:
-    sys.exit(f"error: {e}")
+if __name__ == "__main__":  # worker processes import this file
+    root, data = Path(sys.argv[1]), yaml.safe_load(Path(sys.argv[2]).read_text())
+    writer.JOURNAL_TOKENS = 2000
+    recipe = Recipe(file=root, name="run", languages=["en"], data=DataConfig.model_validate(data), pretrain=[], sft=None, dpo=None,
+        eval=None, release=None, cluster=None, run_root=root, resolved={},
+        tokenizer=TokenizerTraining.model_validate({"train": {"vocab_size": 400}}))
+    try:
+        with Run(recipe) as run:
+            stage.run(run, argparse.Namespace(force=False, only=None))
+    except UserError as e:
+        sys.exit(f"error: {e}")
 """
 
 
@@ -64,6 +65,8 @@ def digest(root: Path) -> dict[str, str]:
     for part in ("data", "tokens", "tokenizer"):
         for p in sorted((root / part).rglob("*")):
             if p.is_file() and p.name != "costs.json":
+                if p.name.startswith("costs."):
+                    continue  # CPU seconds: what varies from run to run is kept apart
                 out[str(p.relative_to(root))] = hashlib.sha256(p.read_bytes()).hexdigest()
     return out
 
