@@ -19,10 +19,12 @@ def tiny_home(tmp_path_factory):
     return finished_run(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base)
 
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
 @pytest.fixture(autouse=True)
-def environment_is_restored():
-    """Engines run in this process set RANK, WORLD_SIZE and the like; the next test must not inherit them."""
-    before = dict(os.environ)
+def no_launcher_is_left_behind():
+    """Engines run in this process set RANK, WORLD_SIZE and the like; the next test's children must not see them."""
     yield
-    os.environ.clear()
-    os.environ.update(before)
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
