@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +17,7 @@ PINS = {canonical(name): version for name, version in PINNED.findall((ROOT / "co
 
 
 def test_every_installed_package_is_pinned_at_its_version():
-    for dist in importlib.metadata.distributions():
+    for dist in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")]):
         name = canonical(dist.metadata["Name"])
         if name in ("duetto", "pip"):
             continue
