@@ -101,7 +101,7 @@ class Stage:
         for path in self.files:
             if not path.is_file():
                 raise UserError(f"{path}: no such file (input of stage {self.name!r})")
-            inputs[str(path)] = sha256_file(path)
+            inputs[_portable(path, run)] = sha256_file(path)
         return sha256_json([self.name, self.version, self.config, inputs]), inputs
 
     def _digest(self, run: Run) -> dict[str, dict[str, Any]]:
@@ -131,6 +131,14 @@ class Stage:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _portable(path: Path, run: Run) -> str:
+    """The name of an input in the fingerprint: a run folder or a checkout that is moved keeps its stages done."""
+    for root, name in ((run.root, "{run}"), (ROOT, "{root}")):
+        if path.is_relative_to(root):
+            return f"{name}/{path.relative_to(root).as_posix()}"
+    return str(path)
 
 
 @functools.cache
