@@ -6,14 +6,17 @@ folder locked; ours uses a plain pool whose workers die with the parent, and no 
 
 import contextlib
 import io
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import multiprocess
+import dill
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.utils.stats import PipelineStats
 
@@ -39,16 +42,32 @@ class LocalExecutor(LocalPipelineExecutor):
             for rank in ranks:
                 self._quietly(rank)
         elif ranks:
-            # forkserver: a fork of this process would inherit engine threads and the lock of the run folder
-            context = multiprocess.get_context("forkserver")
-            with context.Pool(min(self.workers, len(ranks)), initializer=die_with_parent, maxtasksperchild=1) as pool:
-                waiting = pool.map_async(self._quietly, ranks, chunksize=1)
-                while not waiting.ready():
-                    waiting.wait(0.5)
+            self._run_in_processes(ranks)
+        return PipelineStats()
+
+    def _run_in_processes(self, ranks: list[int]) -> None:
+        """A worker that is killed (out of memory, say) is an error here; multiprocessing's Pool would wait for ever."""
+        # forkserver: a fork of this process would inherit engine threads and the lock of the run folder
+        context = multiprocessing.get_context("forkserver")
+        blob = dill.dumps(self)
+        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, die_with_parent) as pool:
+            left = {pool.submit(_run_rank, blob, rank) for rank in ranks}
+            try:
+                while left:
+                    done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
                     if self.poll:
                         self.poll()
-                waiting.get()
-        return PipelineStats()
+            except BrokenProcessPool:
+                raise StageFailed(
+                    "a worker process was killed, most often for want of memory; lower data.executor.workers "
+                    f"(now {self.workers}) and run the same command again: finished tasks are kept. "
+                    f"Logs: {self.logging_dir.path}"
+                ) from None
+            finally:
+                for future in left:
+                    future.cancel()
 
     def _quietly(self, rank: int) -> None:
         """datatrove logs every task to standard error too; the task's own log file is enough."""
@@ -65,6 +84,10 @@ class LocalExecutor(LocalPipelineExecutor):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "poll"}
+
+
+def _run_rank(blob: bytes, rank: int) -> None:
+    dill.loads(blob)._quietly(rank)
 
 
 def run_tasks(

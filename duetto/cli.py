@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,12 @@ from types import FrameType
 from duetto.console import errors
 from duetto.errors import CRASHED, DONE, PREEMPTED, WRONG_INPUT, Preempted, StageFailed, UserError
 from duetto.files import disk_full
-from duetto.process import engine_env
+from duetto.process import OFFLINE, engine_env
 from duetto.recipe import ROOT, load_recipe, nearest
 from duetto.run import Run
+
+_OVERRIDE = re.compile(r"[a-z][\w.-]*=")
+"""Told apart before argparse, where an option of many values (--models base instruct) would swallow them."""
 
 DEFAULT_RECIPE = ROOT / "configs" / "recipes" / "demo.yaml"
 
@@ -63,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="duetto",
         description="Train a small bilingual language model from scratch, and publish it.",
-        epilog="Any value of the recipe can be overridden: duetto pretrain pretrain.tokens.train_steps=200",
+        epilog="Any value of the recipe can be overridden: duetto pretrain pretrain.tokens.micro_batch_size=4",
     )
     commands = top.add_subparsers(dest="verb", metavar="VERB")
     for name, verb in VERBS.items():
@@ -103,12 +107,14 @@ def dispatch(argv: Sequence[str]) -> int:
         raise UserError(f"{name!r} is no verb{nearest(name, list(VERBS))}; duetto --help lists them")
     verb = VERBS[name]
     for key, value in engine_env().items():
-        if not (verb.online and key == "HF_HUB_OFFLINE"):
+        if not (verb.online and key in OFFLINE):
             os.environ.setdefault(key, value)
-    args = verb_parser(name).parse_intermixed_args(argv[1:])
-    recipe = load_recipe(args.recipe, args.overrides)
+    overrides = [a for a in argv[1:] if _OVERRIDE.match(a)]
+    args = verb_parser(name).parse_intermixed_args([a for a in argv[1:] if not _OVERRIDE.match(a)])
+    recipe = load_recipe(args.recipe, [*overrides, *args.overrides])
     module = importlib.import_module(verb.module)
-    with Run(recipe, lock=verb.locks) as run:
+    # `eval --checkpoints` follows a pretraining that holds the folder; it has a lock of its own below progress/.
+    with Run(recipe, lock=verb.locks and not getattr(args, "checkpoints", False)) as run:
         module.run(run, args)
     return DONE
 

@@ -1,6 +1,6 @@
 """The recipe: one YAML that names everything a run needs, resolved, typed and frozen.
 
-    recipe = load_recipe("configs/recipes/demo.yaml", ["pretrain.tokens.train_steps=200"])
+    recipe = load_recipe("configs/recipes/demo.yaml", ["pretrain.tokens.micro_batch_size=4"])
 
 Loading has four steps: read the recipe; read the files it names; apply the overrides; check every section against
 the schema of the stage that reads it. Whatever is wrong is one UserError with file, line and nearest key.
@@ -330,7 +330,7 @@ def _read_section(recipe: YamlDict, key: str, value: Any) -> Any:
 def _parse_override(text: str) -> tuple[list[str], Any]:
     key, eq, value = text.partition("=")
     if not eq or not key or any(not part for part in key.split(".")):
-        raise UserError(f"{text!r}: an override is key.path=value, for example pretrain.tokens.train_steps=200")
+        raise UserError(f"{text!r}: an override is key.path=value, for example pretrain.tokens.micro_batch_size=4")
     try:
         return key.split("."), yaml.load(value, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError:

@@ -1,15 +1,34 @@
 """The same configuration in one process, in several, and as SLURM arrays: the same documents."""
 
 import os
+import signal
 
 import pytest
+from datatrove.pipeline.base import PipelineStep
 
 from data import stage
+from data.executor import LocalExecutor
+from duetto.errors import StageFailed
 from tests.support import slurm_cluster
 
 
 def cleaned(run) -> dict[str, bytes]:
     return {str(p.relative_to(run.root)): p.read_bytes() for p in sorted(run.path("data").rglob("*.parquet"))}
+
+
+class Killed(PipelineStep):
+    """What the kernel does to a process that takes too much memory, in the second task."""
+
+    def run(self, data=None, rank=0, world_size=1):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
+def test_a_killed_worker_ends_the_stage(tmp_path):
+    executor = LocalExecutor([Killed()], tasks=3, workers=2, logging_dir=str(tmp_path / "logs"))
+    with pytest.raises(StageFailed, match=r"worker process was killed.*lower data\.executor\.workers \(now 2\)"):
+        executor.run()
 
 
 @pytest.fixture
