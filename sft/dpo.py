@@ -10,15 +10,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from duetto.console import log
 from duetto.errors import UserError
 from duetto.files import sha256_file
 from duetto.run import Run
 from duetto.stage import Job, Stage
 from sft import chatml, launch
-from sft.config import findings, preparation, resolve
 from sft.export import export
-from sft.stage import HELD_OUT, TRAIN, local_files, prepare_all, synthesize
+from sft.stage import local_files, synthesize, train
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
@@ -55,39 +53,7 @@ def prepared_entry(path: Path) -> dict[str, Any]:
 def work(job: Job) -> dict[str, Any]:
     run, section = job.run, job.run.recipe.dpo
     assert section is not None
-    base, output = Path(section["base_model"]), run.path("dpo")
-    chatml.check_base(base)
-    output.mkdir(parents=True, exist_ok=True)
-    for line in findings(section):
-        log(f"dpo: {line}")
-    report = prepare_all(run, section, base, output, pairs=True)
-    cuda = launch.has_cuda()
-    config, notes = resolve(
-        section,
-        output=output,
-        datasets=[prepared_entry(output / TRAIN)],
-        test_datasets=[prepared_entry(output / HELD_OUT)] if section.get("test_datasets") else [],
-        overrides=chatml.token_overrides(base),
-        cuda=cuda,
-    )
-    for line in notes:
-        log(f"dpo: {line}")
-    resume = launch.resume_point(output)
-    if resume:
-        log(f"dpo: continues from {resume.name}")
-        config["resume_from_checkpoint"] = str(resume)
-    launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto dpo")
-    processes = launch.processes(preparation(section, "dpo").processes)
-    lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / "dpo.log", "dpo")
-    exported = export(output, base, output / "model")
+    lines, metrics = train(run, "dpo", section, prepared_entry, pairs=True)
     margins = [x["rewards/margins"] for x in lines if "rewards/margins" in x]
-    return {
-        "steps": lines[-1]["of"],
-        "pairs": report["kept"],
-        "rejected": {reason: found["count"] for reason, found in report["rejected"].items()},
-        **launch.loss_summary(lines),
-        "margin_first": round(margins[0], 4),
-        "margin_last": round(margins[-1], 4),
-        "processes": processes,
-        **exported,
-    }
+    metrics |= {"margin_first": round(margins[0], 4), "margin_last": round(margins[-1], 4)}
+    return metrics | export(run.path("dpo"), Path(section["base_model"]), run.path("dpo", "model"))

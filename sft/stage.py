@@ -8,6 +8,7 @@ and exports ``instruct/``. The checks before the first step are in ``sft/gate.py
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,42 +94,56 @@ def prepare_all(run: Run, section: dict[str, Any], base: Path, output: Path, pai
     return reports[TRAIN]
 
 
-def work(job: Job) -> dict[str, Any]:
-    run, section = job.run, job.run.recipe.sft
-    assert section is not None
-    base, output = Path(section["base_model"]), run.path("sft")
+def train(
+    run: Run, name: str, section: dict[str, Any], entry: Callable[[Path], dict[str, Any]], pairs: bool = False
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Prepare the data, resolve the YAML and run Axolotl to its end: what ``sft`` and ``dpo`` have in common.
+
+    Args:
+        name: of the stage, its section and its folder in the run.
+        entry: makes the Axolotl dataset entry of a prepared file.
+        pairs: whether the data are preference pairs.
+
+    Returns:
+        The lines of ``metrics.jsonl``, and what the manifest says about any such run.
+    """
+    base, output = Path(section["base_model"]), run.path(name)
     chatml.check_base(base)
     output.mkdir(parents=True, exist_ok=True)
     for line in findings(section):
-        log(f"sft: {line}")
-    report = prepare_all(run, section, base, output)
-    cuda = launch.has_cuda()
+        log(f"{name}: {line}")
+    report = prepare_all(run, section, base, output, pairs)
     config, notes = resolve(
         section,
         output=output,
-        datasets=[prepared_entry(output / TRAIN)],
-        test_datasets=[prepared_entry(output / HELD_OUT)] if section.get("test_datasets") else [],
+        datasets=[entry(output / TRAIN)],
+        test_datasets=[entry(output / HELD_OUT)] if section.get("test_datasets") else [],
         overrides=chatml.token_overrides(base),
-        cuda=cuda,
+        cuda=launch.has_cuda(),
     )
     for line in notes:
-        log(f"sft: {line}")
+        log(f"{name}: {line}")
     resume = launch.resume_point(output)
     if resume:
-        log(f"sft: continues from {resume.name}")
+        log(f"{name}: continues from {resume.name}")
         config["resume_from_checkpoint"] = str(resume)
-    launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto sft")
-    processes = launch.processes(preparation(section).processes)
-    lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / "sft.log", "sft")
-    exported = export(output, base, run.path("instruct"))
-    evaluations = [x["eval_loss"] for x in lines if "eval_loss" in x]
-    held_out = {"heldout_loss_first": evaluations[0], "heldout_loss_last": evaluations[-1]} if evaluations else {}
-    return {
+    launch.write_config(output / "axolotl.yaml", config, f"Resolved from {run.recipe.file}; run by duetto {name}")
+    processes = launch.processes(preparation(section, name).processes)
+    lines = launch.run(output / "axolotl.yaml", output, processes, run.logs / f"{name}.log", name)
+    return lines, {
         "steps": lines[-1]["of"],
-        "conversations": report["kept"],
+        "pairs" if pairs else "conversations": report["kept"],
         "rejected": {reason: found["count"] for reason, found in report["rejected"].items()},
         **launch.loss_summary(lines),
-        **held_out,
         "processes": processes,
-        **exported,
     }
+
+
+def work(job: Job) -> dict[str, Any]:
+    run, section = job.run, job.run.recipe.sft
+    assert section is not None
+    lines, metrics = train(run, "sft", section, prepared_entry)
+    evaluations = [x["eval_loss"] for x in lines if "eval_loss" in x]
+    if evaluations:
+        metrics |= {"heldout_loss_first": evaluations[0], "heldout_loss_last": evaluations[-1]}
+    return metrics | export(run.path("sft"), Path(section["base_model"]), run.path("instruct"))
