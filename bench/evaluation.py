@@ -143,6 +143,7 @@ def compare(folder: Path, task: str, shots: int, metric: str) -> dict[str, Any]:
             "tasks": [{"task": task, "language": "it", "metric": metric, "shots": shots}],
             "datasets": str(folder / "data"),
             "backend": "hf-prefix",
+            "threads": 1,
             "gate": 0,
         }
     )

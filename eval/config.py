@@ -100,8 +100,8 @@ class EvalConfig(StrictModel):
     """Requests of each task that ``hf-prefix`` scores with the stock backend too; 0 turns the gate off."""
     batch_size: int = Field(16, gt=0)
     """Sequences a forward pass (``hf-prefix`` batches by tokens instead)."""
-    batch_tokens: int = Field(4096, gt=0)
-    """Tokens a forward pass of ``hf-prefix``."""
+    batch_tokens: int = Field(2048, gt=0)
+    """Tokens a forward pass of ``hf-prefix``. On a CPU 2,048 stay in its caches (4,096 took a quarter longer)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and activations; scores move with it, so it is recorded."""
     device: str = "auto"

@@ -13,6 +13,7 @@ Same requests in, same numbers out: a sample of every task is scored by the stoc
 rounding stops the run.
 """
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class _Row:
 class PrefixLM(StockLM):
     """Drop-in for ``HFLM`` with decoder-only models."""
 
-    def __init__(self, batch_tokens: int = 4096, gate: int = 64, **arguments: Any) -> None:
+    def __init__(self, batch_tokens: int = 2048, gate: int = 64, **arguments: Any) -> None:
         super().__init__(attn_implementation="sdpa", **arguments)
         self.batch_tokens = batch_tokens
         self.gate_size = gate
@@ -64,6 +65,14 @@ class PrefixLM(StockLM):
         odd = [k for k in UNSUPPORTED if getattr(self.model.config, k, None)]
         if self.backend != "causal" or odd:
             raise UserError(f"hf-prefix does not support this model ({', '.join(odd) or self.backend}); use backend hf")
+
+    @functools.cached_property
+    def _encoded(self) -> Any:
+        return functools.lru_cache(maxsize=8)(super().tok_encode)
+
+    def tok_encode(self, string: str, *arguments: Any, **named: Any) -> list[int]:
+        """As stock, but a context is tokenized once, not once for each of its choices."""
+        return list(self._encoded(string, *arguments, **named))
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         requests = list(requests)

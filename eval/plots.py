@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.render import language_name
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -48,7 +48,7 @@ def bars(path: Path, language: str, table: Mapping[str, Any]) -> Path:
     """Scores by task with their standard errors; a grey line marks chance, a hollow bar is a published figure."""
     names = [c["name"] for c in table["columns"]]
     width = 0.8 / max(1, len(names))
-    with _figure(path, 2.0 + 1.3 * len(table["rows"]), 3.2) as axes:
+    with _figure(path, 3.0 + 1.3 * len(table["rows"]), 3.2) as axes:
         for n, column in enumerate(table["columns"]):
             cells = [(i, row["cells"][column["name"]]) for i, row in enumerate(table["rows"])]
             there = [(i, c) for i, c in cells if c is not None]
@@ -69,17 +69,23 @@ def bars(path: Path, language: str, table: Mapping[str, Any]) -> Path:
                 label = "chance" if i == 0 else None
                 axes.plot([i - 0.45, i + 0.45], [row["chance"]] * 2, color=CHANCE, linestyle="--", label=label)
         axes.set_xticks(range(len(table["rows"])), [row["label"] for row in table["rows"]])
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, _top(table))
         axes.set_ylabel("score")
         axes.set_title(language_name(language))
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.figure.legend(fontsize=7, loc="outside right upper")
     return path
+
+
+def _top(table: Mapping[str, Any]) -> float:
+    """End of the scale: the next fifth above the highest score, so that low scores stay apart."""
+    highest = max(c["value"] for row in table["rows"] for c in row["cells"].values() if c is not None)
+    return min(1.0, math.ceil(highest * 5 + 0.1) / 5)
 
 
 def radar(path: Path, language: str, table: Mapping[str, Any]) -> Path:
     """One spoke a task; models with a missing cell are left out, since a polygon with a hole would mislead."""
     angles = [2 * math.pi * i / len(table["rows"]) for i in range(len(table["rows"]))]
-    with _figure(path, 6.0, 4.2, projection="polar") as axes:
+    with _figure(path, 7.0, 4.2, projection="polar") as axes:
         for n, column in enumerate(table["columns"]):
             cells = [row["cells"][column["name"]] for row in table["rows"]]
             if any(c is None for c in cells):
@@ -98,16 +104,19 @@ def radar(path: Path, language: str, table: Mapping[str, Any]) -> Path:
             chances = [row["chance"] for row in table["rows"]]
             axes.plot([*angles, angles[0]], [*chances, chances[0]], color=CHANCE, linestyle=":", label="chance")
         axes.set_xticks(angles, [row["label"] for row in table["rows"]])
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, _top(table))
+        axes.set_rlabel_position(45)
         axes.set_title(language_name(language))
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.15, 1.0))
+        axes.figure.legend(fontsize=7, loc="outside right upper")
     return path
 
 
 def heat_map(path: Path, content: Mapping[str, Any]) -> Path:
     """Models by tasks; the number stands in each cell, so that the shade is only a help."""
     rows = [(language, row) for language, table in content["languages"].items() for row in table["rows"]]
-    names = list(dict.fromkeys(c["name"] for t in content["languages"].values() for c in t["columns"]))
+    columns = [c for t in content["languages"].values() for c in t["columns"]]
+    names = list(dict.fromkeys(c["name"] for c in columns))
+    published = {c["name"] for c in columns if c["published"]}
     values = [[_value(row["cells"].get(name)) for _, row in rows] for name in names]
     with _figure(path, 2.5 + 0.75 * len(rows), 1.6 + 0.35 * len(names)) as axes:
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -116,7 +125,7 @@ def heat_map(path: Path, content: Mapping[str, Any]) -> Path:
                 shown, dark = ("–", True) if math.isnan(value) else (f"{value:.2f}", value > 0.5)
                 axes.text(x, y, shown, ha="center", va="center", fontsize=7, color="black" if dark else "white")
         axes.set_xticks(range(len(rows)), [f"{row['label']}\n{language}" for language, row in rows], fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_yticks(range(len(names)), [n + " †" * (n in published) for n in names], fontsize=7)
         axes.figure.colorbar(image, ax=axes, label="score")
     return path
 
@@ -131,6 +140,8 @@ def progress_curve(path: Path, curve: Mapping[str, Any]) -> Path:
     Args:
         curve: one of ``eval.progress.curves``, and ``chosen``, the step to mark.
     """
+    from matplotlib.ticker import EngFormatter
+
     points: Sequence[Mapping[str, Any]] = curve["points"]
     tokens = [p["tokens"] for p in points]
     values = [p["value"] for p in points]
@@ -152,6 +163,7 @@ def progress_curve(path: Path, curve: Mapping[str, Any]) -> Path:
         for p in points:
             if p.get("step") == curve.get("chosen"):
                 axes.plot([p["tokens"]], [p["value"]], color="black", marker="*", markersize=11, label="chosen")
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.set_xlabel("tokens seen")
         axes.set_ylabel(curve["metric"])
         axes.set_title(f"{curve['label']}: {curve['verdict']}", fontsize=9)

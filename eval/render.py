@@ -55,6 +55,9 @@ def notes(content: Mapping[str, Any]) -> list[str]:
     out = ["value ± one standard error; " + f"{MISSING} means not measured"]
     out += [NOTES[key] for key in ("no_context", "word_overlap") if any(row[key] is not None for row in rows)]
     out += [NOTES[key] for key in ("best", "published", "edited") if any(c[key] for c in cells)]
+    unsaid = ", ".join(dict.fromkeys(row["label"] for row in rows if row["published_metric_unsaid"]))
+    if unsaid:
+        out.append(f"{unsaid}: the published source does not say which metric it shows; not compared with ours")
     sources = {c["name"]: c["published"] for t in tables for c in t["columns"] if c["published"]}
     return out + [f"† {name}: {source}" for name, source in sources.items()]
 

@@ -96,7 +96,7 @@ def build(entries: Sequence[TaskEntry], loaded: Sequence[Loaded], published: Pub
     for language in languages:
         chosen = [e for e in entries if e.language == language]
         beside = [m for m in published.models if language in m.languages and any(e.task in m.scores for e in chosen)]
-        rows = [_row(e, models, results, beside) for e in chosen]
+        rows = [_row(e, models, results, beside, published) for e in chosen]
         columns: list[dict[str, Any]] = [{"name": m, "published": None} for m in models]
         columns += [{"name": m.name, "published": m.source} for m in beside]
         tables[language] = {"columns": columns, "rows": rows, "mean": _mean(rows, [c["name"] for c in columns])}
@@ -108,7 +108,11 @@ def build(entries: Sequence[TaskEntry], loaded: Sequence[Loaded], published: Pub
 
 
 def _row(
-    entry: TaskEntry, models: Sequence[str], results: Mapping[tuple[str, str], Loaded], beside: Sequence[Any]
+    entry: TaskEntry,
+    models: Sequence[str],
+    results: Mapping[tuple[str, str], Loaded],
+    beside: Sequence[Any],
+    published: Published,
 ) -> dict[str, Any]:
     cells: dict[str, dict[str, Any] | None] = {}
     first: Result | None = None
@@ -125,7 +129,9 @@ def _row(
         cells[model.name] = (
             None if value is None else {"value": value, "stderr": None, "published": True, "edited": False}
         )
-    _mark_best(cells, first.samples if first else None)
+    unsaid = any(cells[m.name] for m in beside) and published.settings[entry.task].metric is None
+    # Figures of an unknown metric are shown, but nothing leads them or is led by them.
+    _mark_best(cells, first.samples if first else None, [m.name for m in beside] if unsaid else [])
     return {
         "task": entry.task,
         "label": entry.title,
@@ -135,15 +141,22 @@ def _row(
         "chance": entry.chance,
         "no_context": first.no_context if first else None,
         "word_overlap": first.word_overlap if first else None,
+        "published_metric_unsaid": unsaid,
         "cells": cells,
     }
 
 
-def _mark_best(cells: Mapping[str, dict[str, Any] | None], samples: int | None) -> None:
-    """Mark the highest value where it leads every other by more than the standard error of the difference."""
-    there = [c for c in cells.values() if c is not None]
-    for cell in there:
-        cell["best"] = False
+def _mark_best(cells: Mapping[str, dict[str, Any] | None], samples: int | None, apart: Sequence[str]) -> None:
+    """Mark the highest value where it leads every other by more than the standard error of the difference.
+
+    Args:
+        samples: items of the task.
+        apart: columns that are not compared.
+    """
+    for cell in cells.values():
+        if cell is not None:
+            cell["best"] = False
+    there = [c for name, c in cells.items() if c is not None and name not in apart]
     if len(there) < 2:
         return
     best = max(there, key=lambda c: c["value"])

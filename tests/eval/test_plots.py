@@ -2,37 +2,28 @@
 
 from pathlib import Path
 
-import pytest
-
 from eval.plots import plot_tables, progress_curve
 from eval.progress import curves
+from eval.published import load_published
+from eval.tables import Loaded, build
 from tests.eval.test_progress import ENTRY, at
-from tests.eval.test_tables import ENTRIES, PUBLISHED, build, make
-
-GOLDEN = Path(__file__).parent / "golden" / "plots"
+from tests.eval.test_tables import ENTRIES, GOLDEN, PUBLISHED, SUITE, against_golden, make, two_models
 
 
-def draw(folder):
-    from eval.tables import Loaded
+def test_golden_plots_of_two_models_beside_the_published_figures(tmp_path):
+    content = build(SUITE, two_models(), load_published("configs/eval/published.yaml"))
+    paths = plot_tables(tmp_path, content)
+    assert [p.name for p in paths] == ["bars-en.svg", "radar-en.svg", "bars-it.svg", "radar-it.svg", "heatmap.svg"]
+    against_golden(paths, GOLDEN / "published-plots")
 
+
+def test_golden_plots_with_missing_cells_and_a_curve(tmp_path):
     scores = {"hellaswag": (0.41, 0.46), "cloze_en": (0.8, 0.79), "m_mmlu_it": (0.26, 0.27), "ifeval-ita": (0.1, 0.3)}
     results = [make(m, t, v[i]) for t, v in scores.items() for i, m in enumerate(("base", "instruct"))]
-    paths = plot_tables(folder, build(ENTRIES, [Loaded(Path("x"), r, True) for r in results], PUBLISHED))
+    paths = plot_tables(tmp_path, build(ENTRIES, [Loaded(Path("x"), r, True) for r in results], PUBLISHED))
+    assert [p.name for p in paths] == ["bars-en.svg", "bars-it.svg", "heatmap.svg"]
     (curve,) = curves([ENTRY], [at(step, 0.25 + step / 4000) for step in (100, 200, 300, 400)])
-    return [*paths, progress_curve(folder / "curve.svg", {**curve, "chosen": 400})]
-
-
-def test_golden_plots(tmp_path):
-    """Whoever changes the plots looks at them: rm -r tests/eval/golden/plots, run twice, open the files."""
-    paths = draw(tmp_path)
-    assert [p.name for p in paths] == ["bars-en.svg", "bars-it.svg", "heatmap.svg", "curve.svg"]
-    if not GOLDEN.exists():
-        GOLDEN.mkdir(parents=True)
-        for path in paths:
-            (GOLDEN / path.name).write_bytes(path.read_bytes())
-        pytest.fail(f"{GOLDEN} was missing and is now written; look at it and run again")
-    for path in paths:
-        assert path.read_text() == (GOLDEN / path.name).read_text(), path.name
+    against_golden([*paths, progress_curve(tmp_path / "curve.svg", {**curve, "chosen": 400})], GOLDEN / "plots")
 
 
 def test_every_model_differs_without_colour():

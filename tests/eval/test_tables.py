@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from duetto.errors import UserError
+from duetto.recipe import ROOT, read_yaml
 from eval.config import TaskEntry
 from eval.published import Published, load_published
 from eval.results import ModelFacts, Result, write_result
-from eval.tables import build, load_results, write_tables
+from eval.tables import Loaded, build, load_results, write_tables
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = Published.model_validate(
@@ -29,8 +30,14 @@ ENTRIES = [
 ]
 
 
+SUITE = [
+    TaskEntry.model_validate(t) for t in read_yaml(ROOT / "configs/eval/en-it.yaml")["tasks"] if "optional" not in t
+]
+"""The eight cells of the published table."""
+
+
 def make(model: str, task: str, value: float, stderr: float = 0.01, **changes) -> Result:
-    entry = next(e for e in ENTRIES if e.task == task)
+    entry = next(e for e in [*ENTRIES, *SUITE] if e.task == task)
     facts = {"name": model, "path": "/m", "sha256": model * 3, "parameters": 7, "languages": ["en", "it"]}
     facts |= changes.pop("facts", {})
     content = {
@@ -89,20 +96,38 @@ def folder(tmp_path):
     )
 
 
+def against_golden(paths: list[Path], golden: Path) -> None:
+    """Whoever changes tables or plots looks at them: rm -r tests/eval/golden, run the tests twice, open the files."""
+    if not golden.exists():
+        golden.mkdir(parents=True)
+        for path in paths:
+            (golden / path.name).write_bytes(path.read_bytes())
+        pytest.fail(f"{golden} was missing and is now written; look at it and run again")
+    assert {p.name for p in paths} == {p.name for p in golden.iterdir()}
+    for path in paths:
+        assert path.read_text() == (golden / path.name).read_text(), path.name
+
+
+def two_models() -> list[Loaded]:
+    """Invented scores of two models on the eight cells; the fourth digit tells them apart."""
+    found = []
+    for n, entry in enumerate(SUITE):
+        for model, lead in (("base", 0), ("instruct", 0.03)):
+            found.append(make(model, entry.task, round(0.2501 + 0.02 * n + lead * (n % 3), 4), samples=1000 + n))
+    return [Loaded(Path("x"), r, True) for r in found]
+
+
 def test_golden_files(folder, tmp_path):
-    """Whoever changes the tables looks at the difference: rm -r tests/eval/golden, run this test twice, git diff."""
     edited = folder / "instruct" / "ifeval-ita.json"
     edited.write_text(edited.read_text().replace('"value": 0.3,', '"value": 0.9,'))
     content = build(ENTRIES, load_results(folder), PUBLISHED)
     assert content["edited"] == ["ifeval-ita.json"]
-    paths = write_tables(tmp_path / "out", content)
-    if not GOLDEN.exists():
-        GOLDEN.mkdir()
-        for path in paths:
-            (GOLDEN / path.name).write_bytes(path.read_bytes())
-        pytest.fail(f"{GOLDEN} was missing and is now written; look at it and run again")
-    for path in paths:
-        assert path.read_text() == (GOLDEN / path.name).read_text()
+    against_golden(write_tables(tmp_path / "out", content), GOLDEN / "tables")
+
+
+def test_golden_tables_of_two_models_beside_the_published_figures(tmp_path):
+    content = build(SUITE, two_models(), load_published("configs/eval/published.yaml"))
+    against_golden(write_tables(tmp_path, content), GOLDEN / "published-tables")
 
 
 def test_best_is_marked_only_outside_the_error(folder):
