@@ -90,6 +90,10 @@ class PretrainConfig(Section):
                 f"parallelism.pp_engine 1f1b with pp {p.pp} needs at least {p.pp - 1} micro batches a step; "
                 "raise tokens.batch_accumulation_per_replica"
             )
+        if self.duetto.copying_init and p.tp > 1:
+            return "duetto.copying_init needs whole matrices: set parallelism.tp to 1 or remove it"
+        if self.duetto.copying_init and self.duetto.zero_init_output_projections:
+            return "duetto.copying_init and zero_init_output_projections set the same matrices: keep one"
         if self.optimizer.optimizer_factory.name == "muon" and p.tp > 1:
             return "optimizer_factory.name muon needs whole matrices: set parallelism.tp to 1 or use adamW"
         return None

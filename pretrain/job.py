@@ -29,6 +29,9 @@ class ModelOptions(StrictModel):
     """Coefficient of log(Z)^2 added to the loss; 0 switches it off."""
     zero_init_output: bool = False
     """Attention-output and down projections start at zero (11 % fewer tokens at tiny scale, docs/lab-notes.md)."""
+    copying_init: float | None = None
+    """Attention starts as a copier: queries equal keys, output projections are this many times the transposed values
+    (pretrain/model_options.py)."""
     fused_cross_entropy: bool = True
     """Head and loss in one, a slice of tokens at a time: [tokens, vocab] logits are never held."""
     cross_entropy_chunk: int = Field(default=0, ge=0)

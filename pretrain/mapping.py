@@ -152,6 +152,7 @@ def model_options(config: PretrainConfig) -> ModelOptions:
         recompute_layer=config.parallelism.recompute_layer,
         z_loss=shape.z_loss_coefficient if shape.z_loss_enabled else 0.0,
         zero_init_output=own.zero_init_output_projections,
+        copying_init=own.copying_init,
         fused_cross_entropy=own.fused_cross_entropy,
         cross_entropy_chunk=own.cross_entropy_chunk,
         compile_layers=own.compile_layers,

@@ -132,6 +132,33 @@ class Loss(llama.Loss):
         return self.z_loss * (log_z.square() * label_mask).sum() / label_mask.sum()
 
 
+def start_as_copier(attention: nn.Module, strength: float, seed: int) -> None:
+    """Attention that looks at its like and repeats it: "mimetic" initialization (Trockman and Kolter, 2023,
+    arXiv:2305.09828), with the sign of the values that copies.
+
+    Queries and keys get the same orthonormal rows, so before RoPE a token scores sqrt(head_dim) on its equals and about
+    0 on others. The output projection is ``strength`` times the transposed value projection, so what is looked at is
+    added to the residual stream as it is. Query heads that share keys and values share the copy.
+
+    Args:
+        attention: nanotron's CausalSelfAttention, whole (tp 1); ``qkv_proj`` is [(heads + 2 kv_heads) * dim, hidden].
+        seed: of the orthonormal rows; the same in every process and topology.
+    """
+    random = torch.Generator().manual_seed(seed)
+    heads, groups, dim = attention.n_local_q_heads, attention.n_local_kv_heads, attention.d_qk
+    hidden = attention.o_proj.weight.shape[0]
+    keys, values = (
+        torch.linalg.qr(torch.randn(hidden, hidden, generator=random))[0][: groups * dim].view(groups, dim, hidden)
+        for _ in range(2)
+    )
+    shared = heads // groups
+    queries = keys.repeat_interleave(shared, 0)
+    output = values.repeat_interleave(shared, 0) * (strength / shared)
+    qkv = torch.cat([part.reshape(-1, hidden) for part in (queries, keys, values)])
+    attention.qkv_proj.weight.copy_(qkv)
+    attention.o_proj.weight.copy_(output.reshape(-1, hidden).T)
+
+
 class Llama(llama.LlamaForTraining):
     """Pass ``functools.partial(Llama, options)`` to nanotron's trainer as the class of the model."""
 
@@ -183,6 +210,10 @@ class Llama(llama.LlamaForTraining):
             for name, parameter in self.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     parameter.zero_()
+        if self.options.copying_init:
+            for number, block in enumerate(self.model.decoder):
+                if hasattr(block, "pp_block"):  # the layers of this pipeline stage
+                    start_as_copier(block.pp_block.attn, self.options.copying_init, seed=number)
 
     def get_block_compute_costs(self) -> dict[type[nn.Module], int]:
         costs = super().get_block_compute_costs()

@@ -49,6 +49,9 @@ class DuettoOptions(Section):
     """No attention across documents of one window. Null is false, and the doctor asks to state it."""
     zero_init_output_projections: bool = False
     """Attention-output and down projections start at zero (11 % fewer tokens at tiny scale; still a plain Llama)."""
+    copying_init: float | None = Field(default=None, gt=0)
+    """Attention starts as a copier: tokens look at their like and add this much of it to the residual stream ("mimetic"
+    initialization, arXiv:2305.09828). Null: random, as published."""
     fused_cross_entropy: bool = True
     """Head and loss in one, a slice of tokens at a time: [tokens, vocab] logits are never held."""
     cross_entropy_chunk: int = Field(default=0, ge=0)

@@ -97,6 +97,28 @@ def test_zero_init(make_job: MakeJob) -> None:
     assert train(make_job("plain", steps=1)).losses[0] != zero
 
 
+def test_copying_init(make_job: MakeJob) -> None:
+    """Keys equal queries, the output gives back the values; and the option reaches the model."""
+    from pretrain.model_options import start_as_copier
+
+    hidden, heads, groups, dim = 16, 4, 2, 4
+    attention = torch.nn.Module()
+    attention.n_local_q_heads, attention.n_local_kv_heads, attention.d_qk = heads, groups, dim
+    attention.qkv_proj = torch.nn.Linear(hidden, (heads + 2 * groups) * dim, bias=False)
+    attention.o_proj = torch.nn.Linear(hidden, hidden, bias=False)
+    with torch.no_grad():
+        start_as_copier(attention, 0.5, seed=3)
+    q, k, v = attention.qkv_proj.weight.detach().split([heads * dim, groups * dim, groups * dim])
+    assert torch.allclose(k @ k.T, torch.eye(groups * dim), atol=1e-5)
+    assert torch.equal(q.view(heads, dim, hidden)[1], k.view(groups, dim, hidden)[0])
+    values = v.view(groups, dim, hidden).repeat_interleave(heads // groups, 0).reshape(-1, hidden)
+    copied = attention.o_proj.weight.detach() @ values  # all heads looking at one token: a part of it, half as strong
+    assert torch.allclose(copied, 0.5 * v.T @ v, atol=1e-5)
+
+    copier = train(make_job("copier", steps=1, model={"copying_init": 0.2}, rows=8, init_from=None, pp=2)).losses[0]
+    assert copier != train(make_job("plain", steps=1, rows=8, init_from=None, pp=2)).losses[0]
+
+
 def test_schedule_reaches_the_optimizer(make_job: MakeJob) -> None:
     from pretrain.schedule import LRScheduler, learning_rate
 
