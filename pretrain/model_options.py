@@ -132,7 +132,7 @@ class Loss(llama.Loss):
         return self.z_loss * (log_z.square() * label_mask).sum() / label_mask.sum()
 
 
-def start_as_copier(attention: nn.Module, strength: float, seed: int) -> None:
+def start_as_copier(attention: Any, strength: float, seed: int) -> None:
     """Attention that looks at its like and repeats it: "mimetic" initialization (Trockman and Kolter, 2023,
     arXiv:2305.09828), with the sign of the values that copies.
 

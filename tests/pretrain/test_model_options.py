@@ -99,6 +99,9 @@ def test_zero_init(make_job: MakeJob) -> None:
 
 def test_copying_init(make_job: MakeJob) -> None:
     """Keys equal queries, the output gives back the values; and the option reaches the model."""
+    from pretrain import compat
+
+    compat.install()
     from pretrain.model_options import start_as_copier
 
     hidden, heads, groups, dim = 16, 4, 2, 4
