@@ -117,6 +117,7 @@ def main() -> None:
                 copy: Any = shutil.copytree if (done / name).is_dir() else shutil.copy
                 copy(done / name, run / name)
             PARTS[part](run, figures, goals)
+        print(f"{part}: {figures}", file=sys.stderr, flush=True)
     finish("post_training", figures, goals, args.json)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from duetto.errors import UserError
 from duetto.recipe import StrictModel, nearest, validate
@@ -82,6 +82,13 @@ class Preparation(StrictModel):
     pairs: list[Pairs] = []
     """Make preference pairs first."""
 
+    @field_validator("balance")
+    @classmethod
+    def _whole(cls, shares: dict[str, float] | None) -> dict[str, float] | None:
+        if shares is not None and (min(shares.values(), default=0) <= 0 or abs(sum(shares.values()) - 1) > 1e-6):
+            raise ValueError("shares are above 0 and sum to 1")
+        return shares
+
 
 def preparation(section: Mapping[str, Any], where: str = "sft") -> Preparation:
     return validate(Preparation, section.get("duetto") or {}, f"{where}.duetto")
@@ -121,6 +128,11 @@ def check(section: dict[str, Any], where: str) -> None:
             hint = nearest(str(key), sorted(known_fsdp))
             raise UserError(f"{_at(section['fsdp_config'], key)}unknown key '{where}.fsdp_config.{key}'{hint}")
     preparation(section, where)
+    length = section.get("sequence_len")
+    if length is not None and (not isinstance(length, int) or length < 8):
+        raise UserError(f"{_at(section, 'sequence_len')}{where}.sequence_len: tokens, at least 8 (got {length!r})")
+    if where == "sft" and section.get("rl"):
+        raise UserError(f"{_at(section, 'rl')}sft.rl: this file is for preference tuning; name it as dpo=FILE")
     if where == "dpo" and section.get("rl") != "dpo":
         raise UserError(f"{_at(section, 'rl')}{where}.rl: a dpo file says 'rl: dpo' (got {section.get('rl')!r})")
 

@@ -98,7 +98,7 @@ def run(config: Path, output: Path, processes: int, log: Path, title: str) -> li
     with progress(title, total=1, unit="step") as bar:
 
         def poll() -> None:
-            last = [x for x in read_metrics(metrics)[-3:] if "loss" in x]
+            last = [x for x in read_metrics(metrics, last=4096) if "loss" in x]
             if last:
                 bar.total = last[-1]["of"]
                 bar.update(last[-1]["step"], f"loss {last[-1]['loss']:.3f}")
@@ -107,11 +107,13 @@ def run(config: Path, output: Path, processes: int, log: Path, title: str) -> li
     return read_metrics(metrics)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl; the last one may be half written while the run goes on."""
+def read_metrics(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, or those in its ``last`` bytes; a line that is half written is left out."""
     if not path.exists():
         return []
-    return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
+    with open(path, encoding="utf-8") as f:
+        f.seek(max(0, path.stat().st_size - last) if last else 0)
+        return [json.loads(x) for x in f.read().splitlines() if x.startswith("{") and x.endswith("}")]
 
 
 def loss_summary(lines: list[dict[str, Any]], window: int = 10) -> dict[str, float]:

@@ -22,7 +22,7 @@ from duetto.console import console, log
 from duetto.errors import UserError
 from duetto.files import atomic_write
 from duetto.run import Run
-from sft import chatml, gate
+from sft import chatml, gate, launch
 from sft.rules import stored, validated
 from sft.shapes import Rejected, canonical
 from sft.sources import BROKEN, rows
@@ -59,14 +59,16 @@ def run(run: Run, args: argparse.Namespace) -> None:
         raise UserError(f"{run.recipe.file}: the recipe has no 'sft'; there is nothing to train on")
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: at least 1")
-    prepared = sorted(run.path("sft", "prepared").glob("*/dataset_info.json"))
+    if args.html and args.html.is_dir():
+        raise UserError(f"--html {args.html}: a folder; name a file")
+    prepared = sorted(run.path("sft", "prepared").glob("*/dataset_info.json")) if _current(run, section) else []
     context = section.get("sequence_len") or 512
     if prepared:
         source, found = "as Axolotl prepared it", _prepared(prepared[-1].parent, context, args.samples)
         tokenizer = chatml.fast_tokenizer(run.path("sft"))
     else:
         tokenizer = chatml.fast_tokenizer(_tokenizer_folder(run, section))
-        source, found = "by the gate's rule (sft has not run)", _raw(section, tokenizer, args.samples)
+        source, found = "by the gate's rule (sft has not run on this data)", _raw(section, tokenizer, args.samples)
     shown = [_shown(rows_of, tokenizer) for rows_of in found]
     if args.html:
         with atomic_write(args.html) as f:
@@ -82,6 +84,13 @@ def run(run: Run, args: argparse.Namespace) -> None:
 
 Row = tuple[list[int], list[int]]
 """Token ids and labels of one conversation."""
+
+
+def _current(run: Run, section: dict[str, Any]) -> bool:
+    """Whether the finished sft stage prepared the data that the recipe names now."""
+    manifest = run.manifest("sft")
+    done, asked = (manifest["config"]["axolotl"] if manifest else {}), launch.plain(section)
+    return all(done.get(k) == asked.get(k) for k in ("datasets", "sequence_len", "duetto"))
 
 
 def _tokenizer_folder(run: Run, section: dict[str, Any]) -> Path:

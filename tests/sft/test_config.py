@@ -13,7 +13,7 @@ from duetto.recipe import ROOT, read_yaml
 from sft import config, keys
 from tests.sft.support import Pool, axolotl_yaml, losses, section
 
-SHIPPED = ("demo", "nesso-0.4b-instruct", "open-zagreus-0.4b", "nesso-0.4b-agentic", "dpo")
+SHIPPED = ("demo", "demo-agentic", "nesso-0.4b-instruct", "open-zagreus-0.4b", "nesso-0.4b-agentic", "dpo")
 
 PUBLISHED = """
 base_model: giux78/zagreus-test-202000
@@ -68,6 +68,9 @@ def test_every_block_of_keys_has_a_comment(name: str) -> None:
         ("duetto: {balanse: {}}", r"unknown key 'sft.duetto.balanse'; did you mean 'balance'\?"),
         ("fsdp_config: {fsdp_reshard_after_foward: true}", "unknown key 'sft.fsdp_config.fsdp_reshard_after_foward'"),
         ("test_datasets: [{path: x, feild_messages: y}]", "did you mean 'field_messages'"),
+        ("duetto: {balance: {en: 0.5, it: 1.5}}", "sft.duetto.balance: shares are above 0 and sum to 1"),
+        ("sequence_len: many", "sft.sequence_len: tokens, at least 8 .got 'many'"),
+        ("rl: dpo", "sft.rl: this file is for preference tuning; name it as dpo=FILE"),
         ("test_datasets: nothing", "sft.test_datasets: a list of mappings"),
     ],
 )
@@ -147,7 +150,7 @@ def test_all_keys_of_the_installed_axolotl_are_known(pool: Pool, tmp_path: Path)
 
 
 @pytest.mark.xdist_group("axolotl")
-@pytest.mark.parametrize("name", [n for n in SHIPPED if n not in ("demo", "dpo")])
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n != "dpo" and not n.startswith("demo")])
 def test_flagship_files_train_two_steps(
     name: str, pool: Pool, reserved_base: Path, conversations: list[Any], tool_dialogues: list[Any], tmp_path: Path
 ) -> None:
