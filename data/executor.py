@@ -138,7 +138,9 @@ def _run_slurm(pipeline: list[Any], name: str, tasks: int, folder: Path, config:
         mem_per_cpu_gb=slurm.mem_per_cpu_gb,
         workers=slurm.workers,
         job_name=f"duetto-{name}",
-        env_command=slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH",
+        # datatrove's srun would give a task one core, and one core's memory, whatever cpus_per_task says.
+        env_command=(slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH")
+        + "; export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         logging_dir=str(folder),
         slurm_logs_folder=str(folder / "slurm"),
         max_array_size=slurm.max_array_size,

@@ -86,7 +86,7 @@ class Stage:
             "outputs": self._digest(run),
             "versions": engine_versions(),
             "git_commit": git_commit(),
-            "host": {"name": socket.gethostname(), "machine": platform.machine(), "cpus": _cpus()},
+            "host": {"name": socket.gethostname(), "machine": platform.machine(), "cpus": _cpus(), "gpus": _gpus()},
             "started": began,
             "seconds": round(seconds, 2),
             "metrics": metrics,
@@ -165,6 +165,16 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return sha + ("+changes" if dirty else "")
+
+
+def _gpus() -> list[str]:
+    """Models of this machine's GPUs; empty where there are none."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def _cpus() -> int:

@@ -119,6 +119,7 @@ def render_card(facts: CardFacts, language: str, chat_example: str | None = None
         samples=_samples(facts),
         chat=facts.m["eval"].at("metrics", "chat") if "eval" in facts.m and facts.kind == "instruct" else None,
         contamination=contamination(facts),
+        compared=plain(facts.recipe.at("data", "decontaminate", "enabled")),
         metadata=metadata.to_yaml(),
         citation=Traced(release.citation.strip(), ("recipe.yaml#/release/citation",)) if release.citation else None,
         related=[Traced(r, ("recipe.yaml#/release/related_models",)) for r in release.related_models],

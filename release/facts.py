@@ -159,6 +159,17 @@ class CardFacts:
             product = product * factor
         return product
 
+    def gpu(self, stage: str) -> Traced | None:
+        """Model of the GPUs that a stage ran on; None on CPUs."""
+        found = self.m[stage].at("host", "gpus", 0)
+        return found if isinstance(found, Traced) else None
+
+    def used(self, stage: str) -> Traced | int:
+        """GPUs of a stage; on CPUs the machine counts as one device."""
+        if self.gpu(stage) is None:
+            return 1
+        return self.devices if stage == "pretrain" else self.m[stage].at("metrics", "processes") or 1
+
     @cached_property
     def energy(self) -> dict[str, Traced] | None:
         """kWh of all stages from the assumed draw; None where the recipe gives none."""
@@ -168,13 +179,12 @@ class CardFacts:
         seconds = None
         for stage in self.m:
             if (spent := self.seconds(stage)) is not None:
+                spent = spent * self.used(stage)
                 seconds = spent if seconds is None else seconds + spent
         kwh = seconds * assumed["watts_per_device"] / 3_600_000
         if (pue := assumed.at("pue")) is not None:
             kwh = kwh * pue
-        if self.m["pretrain"].at("metrics", "device") == "cuda":
-            kwh = kwh * self.devices
-        out = {"kwh": kwh, "watts": assumed["watts_per_device"], "seconds": seconds}
+        out = {"kwh": kwh, "watts": assumed["watts_per_device"]}
         if assumed.at("grams_co2_per_kwh") is not None and assumed.at("grams_co2_per_kwh").value is not None:
             out["kg"] = kwh * assumed["grams_co2_per_kwh"] / 1000
             out["grid"] = assumed["grams_co2_per_kwh"]

@@ -25,7 +25,7 @@ def check_release(run: Run, folder: Path, kind: ModelKind, paths: list[str]) -> 
     check_parity(run)
     check_lint(run, kind)
     check_scan(run, folder, paths)
-    check_samples(folder)
+    check_samples(folder, run.recipe.languages)
     log(f"push: {kind}: parity, card, scan and sample generation are in order")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        bounds = (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1"),
+        )
+        for name, holds, wanted in bounds:
+            if not holds:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {wanted}")
+
     def arguments(self) -> dict[str, Any]:
         """For ``generate``."""
         common = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": self.repetition_penalty}
@@ -42,11 +53,15 @@ class LoadedModel:
     """
 
     def __init__(self, folder: Path):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: holds no model (config.json is missing)")
+        for noisy in ("torchao", "torch.utils._pytree"):  # what they say of kernels for GPUs is no news to a reader
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         self.folder = folder
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -67,7 +82,8 @@ class LoadedModel:
 
         A model without chat template continues the last message as plain text.
         """
-        room = max(self.context - max_new_tokens, self.context // 4)
+        # Half of a short context may remember; the answer gets what is left.
+        room = max(self.context - max_new_tokens, self.context // 2)
         if not self.chat:
             ids = self.tokenizer(messages[-1]["content"])["input_ids"]
             return ids[-room:], 0
@@ -117,7 +133,8 @@ class LoadedModel:
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([Stopped()]),
                     pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-                    **sampling.arguments(),
+                    **sampling.arguments()
+                    | {"max_new_tokens": max(1, min(sampling.max_new_tokens, self.context - len(ids)))},
                 )
             except BaseException as e:
                 failure.append(e)

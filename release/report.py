@@ -2,6 +2,7 @@
 
     duetto report                       # report/index.html
     duetto report --live --every 30     # written again while training runs; the page reloads itself
+    duetto report --samples             # with what each kept checkpoint says to the same prompts
 
 The page has no script but the reload, no font and no image from elsewhere: plots are SVG inside it.
 """
@@ -17,10 +18,15 @@ import jinja2
 
 from duetto.console import duration, log
 from duetto.errors import UserError
-from duetto.files import atomic_write
+from duetto.files import atomic_write, read_json, write_json
 from duetto.run import Run
+from release.checkpoints import committed_steps, converted
 from release.render import TEMPLATES
 from release.report_data import collect
+from release.sample import ask
+
+SAMPLED = 8
+"""Checkpoints at most that are asked for samples, first and last among them."""
 
 LIMIT = 3_000_000
 """Bytes; beyond it the file is no longer something to send by mail."""
@@ -28,6 +34,7 @@ LIMIT = 3_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--live", action="store_true", help="write it again until training has finished")
+    parser.add_argument("--samples", action="store_true", help="let the kept checkpoints continue the same prompts")
     parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="with --live (default: 30)")
 
 
@@ -36,6 +43,8 @@ def run(run: Run, args: argparse.Namespace) -> None:
     live = getattr(args, "live", False)
     if live and args.every < 1:
         raise UserError(f"--every {args.every:g}: give at least 1 second")
+    if getattr(args, "samples", False):
+        sample_checkpoints(run)
     while True:
         more = live and run.manifest("pretrain") is None
         path = write_report(run, refresh=args.every if more else None)
@@ -43,6 +52,21 @@ def run(run: Run, args: argparse.Namespace) -> None:
         if not more:
             return
         time.sleep(args.every)
+
+
+def sample_checkpoints(run: Run) -> None:
+    """Add what checkpoints say, spread over the training, to ``report/samples.json``; each is asked once."""
+    file = run.path("report", "samples.json")
+    known = read_json(file) if file.is_file() else {}
+    steps = committed_steps(run)
+    if not steps:
+        raise UserError(f"{run.path('pretrain', 'checkpoints')}: holds no complete checkpoint to sample from")
+    spread = [steps[round(i * (len(steps) - 1) / max(1, SAMPLED - 1))] for i in range(SAMPLED)]
+    for step in dict.fromkeys(spread):
+        if str(step) not in known:
+            known[str(step)] = ask(converted(run, step), run.recipe.languages)["texts"]
+            log(f"report: sampled the checkpoint of step {step}")
+            write_json(file, known)
 
 
 def write_report(run: Run, refresh: float | None = None) -> Path:

@@ -16,6 +16,7 @@ from duetto.errors import UserError
 from duetto.files import read_json
 from duetto.run import Run
 from release.facts import data_stages, neutral
+from release.sample import PROMPTS
 
 STAGES = ("tokenize", "pretrain", "convert", "sft", "dpo", "eval", "card", "export")
 POINTS = 600
@@ -44,7 +45,7 @@ def collect(run: Run) -> dict[str, Any]:
         "baselines": (manifests.get("eval") or {}).get("metrics", {}).get("baselines", {}),
         "chat": (manifests.get("eval") or {}).get("metrics", {}).get("chat", {}),
         "samples": (manifests.get("eval") or {}).get("metrics", {}).get("samples", {}),
-        "progress": records(run.path("pretrain", "samples.jsonl")),
+        "progress": progress(run, problems),
         "export": (manifests.get("export") or {}).get("metrics", {}).get("models", {}),
         "parity": read(run, problems, "base", "parity.json"),
         "cost": cost(run, manifests),
@@ -84,6 +85,18 @@ def links(run: Run) -> list[str]:
     wanted += [f"release/{kind}/README.md" for kind in ("base", "instruct")]
     wanted += [p.relative_to(run.root).as_posix() for p in sorted(run.path("data").glob("*.html"))]
     return [w for w in wanted if run.path(w).is_file() and not w.endswith(".started.json")]
+
+
+def progress(run: Run, problems: list[str]) -> list[dict[str, Any]]:
+    """What ``report --samples`` had the checkpoints say, oldest first."""
+    found = read(run, problems, "report", "samples.json") or {}
+    steps = sorted(found, key=int)
+    return [
+        {"step": int(step), "language": language, "prompt": PROMPTS[language], "text": text}
+        for language in PROMPTS
+        for step in steps
+        if (text := found[step].get(language)) is not None
+    ]
 
 
 def sources(run: Run, manifests: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
@@ -156,6 +169,16 @@ def planned_steps(run: Run) -> int | None:
     return sum(steps) if steps and all(isinstance(s, int) for s in steps) else None
 
 
+def devices(run: Run, stage: str, manifest: dict[str, Any]) -> int:
+    """GPUs of a stage; on CPUs the machine counts as one device."""
+    if not manifest["host"].get("gpus"):
+        return 1
+    if stage == "pretrain":
+        shape = run.recipe.resolved["pretrain"][0].get("parallelism", {})
+        return int(shape.get("dp", 1) * shape.get("tp", 1) * shape.get("pp", 1))
+    return int(manifest["metrics"].get("processes", 1))
+
+
 def cost(run: Run, manifests: dict[str, Any]) -> dict[str, Any]:
     """Hours by stage, and energy and price where the recipe says what they are computed from."""
     seconds = {k: m["metrics"].get("seconds_total", m["seconds"]) for k, m in manifests.items()}
@@ -163,9 +186,17 @@ def cost(run: Run, manifests: dict[str, Any]) -> dict[str, Any]:
         parts = [run.manifest(name) for name in data_stages(run)]
         seconds["tokenize"] += sum(p["seconds"] for p in parts if p)
     out: dict[str, Any] = {"seconds": seconds, "total": sum(seconds.values())}
+    used = {k: devices(run, k, m) for k, m in manifests.items()}
+    out["devices"] = used
+    on_gpus = sum(seconds[k] * n for k, n in used.items() if manifests[k]["host"].get("gpus")) / 3600
+    per_hour = run.recipe.cluster.price_per_gpu_hour if run.recipe.cluster else None
+    if on_gpus:
+        out["gpu_hours"] = on_gpus
+    if on_gpus and per_hour is not None:
+        out |= {"gpu_price": on_gpus * per_hour, "per_gpu_hour": per_hour}
     energy = run.recipe.release.energy
     if energy:
-        kwh = out["total"] / 3.6e6 * energy.watts_per_device * energy.pue
+        kwh = sum(seconds[k] * n for k, n in used.items()) / 3.6e6 * energy.watts_per_device * energy.pue
         out |= {"kwh": kwh, "watts": energy.watts_per_device, "pue": energy.pue, "currency": energy.currency}
         if energy.grams_co2_per_kwh is not None:
             out["kg"] = kwh * energy.grams_co2_per_kwh / 1000

@@ -130,13 +130,24 @@ class Tables:
             cpus, machine = manifest.at("host", "cpus"), manifest.at("host", "machine")
             where = f"{self.r.integer(cpus)} {self.w['cores']}" if cpus is not None else EMPTY
             where += f" ({self.r.cell(machine)})" if machine is not None else ""
-            gpu = manifest.at("metrics", "device_name")
-            rows.append([stage, self.maybe(self.f.seconds(stage), self.r.duration), self.r.cell(gpu) if gpu else where])
+            rows.append([stage, self.maybe(self.f.seconds(stage), self.r.duration), self.gpus(stage) or where])
         return markdown([self.w[k] for k in ("stage", "time", "machine")], rows, "lrl")
+
+    def gpus(self, stage: str) -> str:
+        """``64 x NVIDIA A100-SXM4-80GB``; empty on CPUs."""
+        model, used = self.f.gpu(stage), self.f.used(stage)
+        if model is None:
+            return ""
+        return (f"{self.r.integer(used)} x " if isinstance(used, Traced) else "") + self.r.cell(model)
 
     def devices(self) -> str:
         devices = self.f.devices
-        return self.r.integer(devices) if isinstance(devices, Traced) else EMPTY
+        count = self.r.integer(devices) if isinstance(devices, Traced) else EMPTY
+        return self.gpus("pretrain") or f"{count} {self.w['processes']}"
+
+    def software(self) -> str:
+        found = self.f.m["pretrain"]["versions"]
+        return ", ".join(f"{name} {self.r.text(found[name])}" for name in found if name != "duetto")
 
     def scores(self, found: Sequence[Score]) -> str:
         other = "base" if self.f.kind == "instruct" else "instruct"

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -27,6 +28,10 @@ NEVER = {
     "InvalidAccount": "the account is not valid here; set account in the cluster file",
     "InvalidQOS": "the QOS is not valid here; set qos in the cluster file",
     "BadConstraints": "no node has what it asks for; look at constraint and sizes in the cluster file",
+    "QOSMaxWallDurationPerJobLimit": "its time is above the QOS's limit; lower time in the cluster file",
+    "QOSMaxNodePerJobLimit": "it asks for more nodes than the QOS gives; lower nodes in the cluster file",
+    "AssocMaxWallDurationPerJobLimit": "its time is above the account's limit; lower time in the cluster file",
+    "AssocMaxNodePerJobLimit": "it asks for more nodes than the account gives; lower nodes in the cluster file",
     "AssocGrpCPUMinutesLimit": "the account's hours are used up",
     "AssocGrpGRESMinutes": "the account's GPU hours are used up",
 }
@@ -111,10 +116,12 @@ def machine(cluster: ClusterConfig, folder: Path) -> None:
         )
     if cluster.container and not Path(cluster.container.image).is_file():
         raise UserError(f"{cluster.container.image}: no such image; build it, or drop container in the cluster file")
-    for module in cluster.modules:
-        shell = f"command -v module >/dev/null || source /etc/profile; module load {module}"
+    for n, module in enumerate(cluster.modules, 1):
+        # With those before it: on many sites a module is there only after its compiler or MPI is loaded.
+        names = " ".join(map(shlex.quote, cluster.modules[:n]))
+        shell = f"command -v module >/dev/null || source /etc/profile; module load {names}"
         done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
-        if done.returncode:
+        if done.returncode or "ERROR" in done.stderr:  # old Environment Modules fail with exit code 0
             said = " ".join((done.stderr or done.stdout).split())[-200:]
             raise UserError(
                 f"modules: {module} cannot be loaded here ({said}); see module avail, or mend the cluster file"

@@ -253,7 +253,8 @@ def array_parameters(job: Job, cluster: ClusterConfig, folder: Path, arguments: 
         "signal_delay_s": cluster.warning_seconds,
         "stderr_to_stdout": True,
         "additional_parameters": table,
-        "setup": lines(cluster, folder),
+        # submitit's srun would give its task one core: it ignores --cpus-per-task of the job since SLURM 22.05.
+        "setup": [*lines(cluster, folder), "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}"],
     }
 
 

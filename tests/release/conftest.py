@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
+from duetto.cli import DEFAULT_RECIPE
 from duetto.files import sha256_file, sha256_json, write_json
-from duetto.recipe import ROOT, Recipe
+from duetto.recipe import ROOT, Recipe, load_recipe
 from duetto.run import Run
 from duetto.stage import engine_versions
 from release import card_stage
@@ -348,3 +349,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where screenshots go: a scratch folder, or $DUETTO_PICTURES to renew those in docs/images."""
     wanted = os.environ.get("DUETTO_PICTURES")
     return Path(wanted) if wanted else tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture
+def shown(a_run: Callable[..., Run], tmp_path: Path) -> Run:
+    """The run in the pictures: a copy of the finished one that $DUETTO_SHOW names, else the small one of the tests."""
+    if "DUETTO_SHOW" not in os.environ:
+        return a_run()
+    shutil.copytree(os.environ["DUETTO_SHOW"], tmp_path / "demo")
+    return Run(load_recipe(DEFAULT_RECIPE, home=tmp_path), lock=False)

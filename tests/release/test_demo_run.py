@@ -58,7 +58,7 @@ def test_edge_files_of_the_trained_model(demo):
 
 def test_push_with_a_converted_checkpoint(demo, hub, monkeypatch):
     # Twelve steps may well say one token over and over, which the gate rightly refuses (tests/release/test_gates.py).
-    monkeypatch.setattr("release.gates.check_samples", lambda folder: {})
+    monkeypatch.setattr("release.gates.check_samples", lambda folder, languages: {})
     push.run(demo, argparse.Namespace(force=False, public=False, dry_run=False, tag="v1", models=["base"]))
     repo = hub.repos["model", "tester/tiny"]
     assert list(repo.tags) == ["v1"] and "step-8" in repo.branches

@@ -49,13 +49,14 @@ def test_key_figures_and_sections(a_run):
 
 
 @pytest.mark.parametrize(("width", "mobile"), [(1200, False), (390, True)])
-def test_in_the_browser(a_run, tmp_path, pictures, width, mobile):
-    run = a_run()
+def test_in_the_browser(shown, tmp_path, pictures, width, mobile):
+    run = shown
     report.run(run, arguments())
     with Browser(tmp_path / "profile", width, 900, mobile) as browser:
         browser.open(run.path("report", "index.html").as_uri())
         assert browser.errors == []
-        assert "12,800" in browser.evaluate("document.querySelector('#figures').innerText")
+        tokens = run.manifest("pretrain")["metrics"]["tokens"]
+        assert f"{tokens:,}" in browser.evaluate("document.querySelector('#figures').innerText")
         # Nothing sticks out: no sideways scrolling of the page on a phone.
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         assert browser.evaluate(
@@ -66,6 +67,23 @@ def test_in_the_browser(a_run, tmp_path, pictures, width, mobile):
         if not mobile:
             pdf = browser.print_pdf(tmp_path / "report.pdf").read_bytes()
             assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+
+
+def test_samples_over_the_training(a_run, monkeypatch, capsys):
+    run = a_run()
+    for step in range(5, 55, 5):
+        run.path("pretrain", "checkpoints", str(step)).mkdir(parents=True)
+        run.path("pretrain", "checkpoints", str(step), "COMMIT").write_text("{}")
+    asked = []
+    monkeypatch.setattr("release.report.converted", lambda run, step: step)
+    monkeypatch.setattr(
+        "release.report.ask", lambda step, languages: asked.append(step) or {"texts": {"it": f" <al passo {step}>"}}
+    )
+    report.run(run, arguments(samples=True))
+    assert len(asked) == 8 and asked[0] == 5 and asked[-1] == 50
+    assert "<b>C&#39;era una volta</b> &lt;al passo 50&gt;" in written(run)
+    report.run(run, arguments(samples=True))
+    assert len(asked) == 8, "each is asked once"
 
 
 def test_a_run_that_has_only_begun(a_run):

@@ -17,10 +17,10 @@ new MutationObserver(() => {
 
 
 @pytest.fixture
-def page(a_run):
+def page(shown):
     import gradio as gr
 
-    address = serve(a_run(), None, "127.0.0.1", 0, block=False)
+    address = serve(shown, None, "127.0.0.1", 0, block=False)
     yield address
     gr.close_all()
 
@@ -41,6 +41,7 @@ def test_the_page_converses_streams_and_needs_no_internet(page, tmp_path, pictur
         browser.evaluate("[...document.querySelectorAll('#interface input')].find(i => i.value === 'Italiano').click()")
         browser.wait_for("document.querySelector('#send').innerText.trim() === 'Invia'")
         assert "Il tuo messaggio" in browser.evaluate("document.querySelector('#prompt').innerText")
+        browser.wait_for("!document.querySelector('#note')?.innerText.trim()")
         browser.screenshot(pictures / "chat-page.png")
         browser.click("#reset")
         browser.wait_for(f"{ANSWERS} === 0")
