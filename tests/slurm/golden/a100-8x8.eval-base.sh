@@ -32,6 +32,7 @@ export DUETTO_HEALTH="1"
 export NCCL_SOCKET_IFNAME="ib0"
 export NCCL_IB_HCA="mlx5"
 export TORCH_NCCL_ASYNC_ERROR_HANDLING="1"
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
