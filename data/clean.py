@@ -10,8 +10,7 @@ from data.blocks import CleanWriter, build_blocks, text_hash
 from data.config import Source
 from data.executor import run_tasks
 from data.ledger import Ledger, read_ledgers
-from data.sources import SourceReader, input_bytes
-from data.stage import tasks_of
+from data.sources import SourceReader, input_bytes, tasks_of
 from duetto.errors import UserError
 from duetto.files import read_json, write_json
 from duetto.run import Run

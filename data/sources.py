@@ -18,7 +18,7 @@ from datatrove.data import Document
 from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 
-from data.config import Source
+from data.config import DataConfig, Source
 from data.ledger import Ledger
 from data.pdf import PdfPool
 from data.source_code import is_generated, is_minified, language_of, license_of
@@ -35,6 +35,8 @@ SUFFIXES = {
 LONGEST_LINE = 256 * 2**20
 """A jsonl line above this many bytes is dropped unread: a zip bomb must not take the machine with it."""
 
+BYTES_PER_TASK = 32 * 2**20
+"""A task below this spends more on starting than on working."""
 LARGEST_CODE_FILE = 1_000_000
 """Bytes; StarCoder's own bound. Longer source files are data or generated."""
 
@@ -81,6 +83,12 @@ def listing_digest(source: Source, files: list[str]) -> dict[str, Any]:
 def input_bytes(source: Source, files: list[str]) -> int:
     folder = get_datafolder(_root(source.path))
     return sum(int(folder.size(f) or 0) for f in files[:1000]) * max(len(files) // 1000, 1)
+
+
+def tasks_of(source: Source, files: list[str], config: DataConfig) -> int:
+    """Parallel parts of a source: as many as it asks for, or by size, at most one a file."""
+    by_size = -(-input_bytes(source, files) // BYTES_PER_TASK)
+    return max(1, min(source.tasks or by_size, config.executor.tasks, len(files)))
 
 
 def _root(path: str) -> str:

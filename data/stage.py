@@ -96,7 +96,7 @@ def _clean(run: Run, force: bool) -> None:
 
 
 def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force: bool) -> None:
-    from data.sources import list_files, listing_digest
+    from data.sources import list_files, listing_digest, tasks_of
 
     config = _config(run)
     named = source
@@ -129,17 +129,6 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
         outputs=[folder],
         work=work,
     ).execute(run, force)
-
-
-BYTES_PER_TASK = 32 * 2**20
-"""A task below this spends more on starting than on working."""
-
-
-def tasks_of(source: Source, files: list[str], config: DataConfig) -> int:
-    from data.sources import input_bytes
-
-    by_size = -(-input_bytes(source, files) // BYTES_PER_TASK)
-    return max(1, min(source.tasks or by_size, config.executor.tasks, len(files)))
 
 
 def _digests(files: Mapping[str, str]) -> dict[str, str]:

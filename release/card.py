@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from duetto.errors import UserError
+from duetto.files import read_json
 from release.config import text_in
 from release.facts import CardFacts
 from release.render import Claim, Renderer
@@ -165,3 +168,22 @@ def contamination(facts: CardFacts) -> dict[str, Any] | None:
             table.setdefault(name, {})[benchmark] = count
     benchmarks = list(dict.fromkeys(b for row in table.values() for b in row))
     return {"table": table, "benchmarks": benchmarks} if benchmarks else None
+
+
+def chat_example(folder: Path) -> str:
+    """A short conversation as the model's own template renders it.
+
+    Raises:
+        UserError: the chat model has no template.
+    """
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    file = folder / "chat_template.jinja"
+    if not file.is_file():
+        raise UserError(f"{folder}: the chat model's tokenizer has no chat template; run: duetto sft")
+    # As transformers renders it, without importing that and torch: seconds for one string.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    names = {k: v for k, v in read_json(folder / "tokenizer_config.json").items() if k.endswith("_token")}
+    turns = [{"role": "user", "content": "Ciao!"}, {"role": "assistant", "content": "Ciao, come posso aiutarti?"}]
+    return environment.from_string(file.read_text(encoding="utf-8")).render(messages=turns, **names).rstrip("\n")

@@ -23,7 +23,7 @@ from duetto.errors import UserError
 from duetto.files import atomic_write, read_json, sha256_json, write_json
 from duetto.run import Run
 from duetto.stage import Job, Stage
-from release.card import README, render_card
+from release.card import README, chat_example, render_card
 from release.config import KINDS, ModelKind
 from release.facts import CardFacts, neutral
 from release.lint import lint
@@ -169,22 +169,3 @@ def copy_results(run: Run, kind: ModelKind, folder: Path) -> None:
         if "sha256" in content:  # the result's hash of itself, over the text without local paths
             content["sha256"] = sha256_json({k: v for k, v in content.items() if k != "sha256"})
         write_json(target / file.name, content)
-
-
-def chat_example(folder: Path) -> str:
-    """A short conversation as the model's own template renders it.
-
-    Raises:
-        UserError: the chat model has no template.
-    """
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    file = folder / "chat_template.jinja"
-    if not file.is_file():
-        raise UserError(f"{folder}: the chat model's tokenizer has no chat template; run: duetto sft")
-    # As transformers renders it, without importing that and torch: seconds for one string.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    names = {k: v for k, v in read_json(folder / "tokenizer_config.json").items() if k.endswith("_token")}
-    turns = [{"role": "user", "content": "Ciao!"}, {"role": "assistant", "content": "Ciao, come posso aiutarti?"}]
-    return environment.from_string(file.read_text(encoding="utf-8")).render(messages=turns, **names).rstrip("\n")

@@ -20,7 +20,7 @@ import yaml
 
 from duetto.files import read_json
 from duetto.run import Run
-from release.card import README, Card, render_card
+from release.card import README, Card, chat_example, render_card
 from release.config import ModelKind, text_in
 from release.facts import CardFacts
 from release.metadata import problems as metadata_problems
@@ -50,8 +50,6 @@ def lint(run: Run, kind: ModelKind) -> list[Problem]:
     Raises:
         UserError: a manifest or a result is missing or of another model.
     """
-    from release.card_stage import chat_example
-
     folder = run.path("release", kind)
     facts = CardFacts(run, kind)
     rows = scores_of(facts)
