@@ -113,6 +113,8 @@ class YamlDict(dict[str, Any]):
     lines: dict[str, int]
 
     def where(self, key: str | None = None) -> str:
+        if key in self and key not in self.lines:
+            return "command line"
         line = self.lines.get(key or "") or min(self.lines.values(), default=0)
         return f"{_shown(self.file)}:{line}" if line else _shown(self.file)
 
@@ -177,8 +179,9 @@ def validate(schema: type[Any], value: Any, prefix: str = "") -> Any:
     try:
         return schema.model_validate(value)
     except ValidationError as e:
-        # An unknown key is nearer to the cause than the errors it brings about.
-        problems = sorted(e.errors(), key=lambda p: p["type"] != "extra_forbidden")
+        # An unknown key is nearer to the cause than the errors it brings about; of the branches of a union, the one
+        # that fits furthest was meant.
+        problems = sorted(e.errors(), key=lambda p: (p["type"] != "extra_forbidden", -len(p["loc"])))
         raise UserError(_tell(schema, value, problems[0], prefix)) from None
 
 
@@ -186,6 +189,7 @@ def _tell(schema: type[Any], value: Any, problem: Any, prefix: str) -> str:
     loc = list(problem["loc"])
     where, at, known = "", value, list(_field_names(schema))
     model: Any = schema
+    path = [prefix] if prefix else []
     for key in loc[:-1] if loc else []:
         if isinstance(at, YamlDict):
             where = at.where(str(key))
@@ -193,12 +197,14 @@ def _tell(schema: type[Any], value: Any, problem: Any, prefix: str) -> str:
             at = at[key]
         except (KeyError, IndexError, TypeError):
             continue  # pydantic names the branch of a union here, which is no key
+        path.append(str(key))
         model = _inner_model(model, key)
         known = list(_field_names(model)) if model else []
     last = str(loc[-1]) if loc else ""
     if isinstance(at, YamlDict):
         where = at.where(last if last in at else None)
-    name = ".".join(str(k) for k in ([prefix] if prefix else []) + loc)
+    branch = problem["type"] not in ("extra_forbidden", "missing") and not isinstance(at, dict | list)
+    name = ".".join(path if branch else [*path, last])
     if problem["type"] == "extra_forbidden":
         return f"{_at(where)}unknown key {name!r}{nearest(last, known)}"
     if problem["type"] == "missing":
@@ -273,6 +279,7 @@ def load_recipe(file: Path | str, overrides: Sequence[str] = (), home: Path | No
             if path[0] == "pretrain" and isinstance(value, str):
                 value = [value]
             raw[path[0]] = value
+            raw.lines.pop(path[0], None)
     head = validate(_RecipeFile, raw)
     for key in sections:
         raw[key] = _read_section(raw, key, raw.get(key))
@@ -365,6 +372,8 @@ def _apply(raw: YamlDict, path: list[str], value: Any) -> None:
         at[int(last)] = value
     else:
         at[last] = value
+        if isinstance(at, YamlDict):
+            at.lines.pop(last, None)  # the file is not to blame for it any more
 
 
 def _expand(value: Any, names: Mapping[str, str]) -> Any:

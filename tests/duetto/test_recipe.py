@@ -112,7 +112,11 @@ def test_the_demo_recipe_loads_and_overrides_reach_every_depth(tmp_path):
     [
         ("pretrain.tokens.train_step=200", r"unknown key 'pretrain\.tokens\.train_step'; did you mean 'train_steps'\?"),
         ("pretrian.tokens.train_steps=200", "unknown key 'pretrian'; did you mean 'pretrain'"),
-        ("pretrain.tokens.train_steps=soon", r"pretrain\.tokens\.train_steps: input should be a valid integer"),
+        ("pretrain.tokens.train_steps=soon", r"^command line: pretrain\.tokens\.train_steps: input should be a valid"),
+        (
+            "tokenizer.train.vocab_size=12",
+            r"^command line: tokenizer\.train\.vocab_size: .*greater than or equal to 300",
+        ),
         ("pretrain.3.tokens.train_steps=2", "there is no item 3; the list has 1"),
         ("nonsense", r"an override is key\.path=value"),
         ("name.x.y=1", "not a section"),
