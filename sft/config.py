@@ -43,6 +43,18 @@ FSDP1_ONLY = {
 }
 
 
+LEAST = {
+    "sequence_len": 8,
+    "micro_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_epochs": 0.001,
+    "max_steps": 1,
+    "logging_steps": 1,
+    "val_set_size": 0,
+}
+"""Numbers on which Axolotl would fail late, or with a traceback."""
+
+
 class Toolbox(StrictModel):
     """Dialogues with tools, written by ``sft/toolbox.py`` before the data sets are read."""
 
@@ -128,9 +140,13 @@ def check(section: dict[str, Any], where: str) -> None:
             hint = nearest(str(key), sorted(known_fsdp))
             raise UserError(f"{_at(section['fsdp_config'], key)}unknown key '{where}.fsdp_config.{key}'{hint}")
     preparation(section, where)
-    length = section.get("sequence_len")
-    if length is not None and (not isinstance(length, int) or length < 8):
-        raise UserError(f"{_at(section, 'sequence_len')}{where}.sequence_len: tokens, at least 8 (got {length!r})")
+    for key, least in LEAST.items():
+        value = section.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < least):
+            raise UserError(f"{_at(section, key)}{where}.{key}: a number from {least} on is expected (got {value!r})")
+    template = section.get("chat_template_jinja")
+    if template and "{" not in template and not Path(template).is_file():  # an inline template has braces
+        raise UserError(f"{_at(section, 'chat_template_jinja')}{where}.chat_template_jinja: no file {template}")
     if where == "sft" and section.get("rl"):
         raise UserError(f"{_at(section, 'rl')}sft.rl: this file is for preference tuning; name it as dpo=FILE")
     if where == "dpo" and section.get("rl") != "dpo":

@@ -98,6 +98,14 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _header(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is shorter than its header says."""
     with open(path, "rb") as f:
-        (size,) = struct.unpack("<Q", f.read(8))
-        return dict(json.loads(f.read(size)))
+        try:
+            (size,) = struct.unpack("<Q", f.read(8))
+            found = dict(json.loads(f.read(size)))
+        except (struct.error, ValueError, MemoryError, OverflowError):
+            found, size = {}, 0
+    ends = [v["data_offsets"][1] for k, v in found.items() if k != "__metadata__"]
+    if not ends or path.stat().st_size < 8 + size + max(ends):
+        raise UserError(f"{path}: torn, or no safetensors file; run the stage that made it again")
+    return found

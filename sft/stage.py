@@ -20,7 +20,7 @@ from duetto.stage import Job, Stage
 from sft import chatml, launch, preferences, toolbox
 from sft.config import findings, preparation, resolve
 from sft.conversations import prepare
-from sft.export import export
+from sft.export import export, tensor_shapes
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
@@ -109,6 +109,7 @@ def train(
     """
     base, output = Path(section["base_model"]), run.path(name)
     chatml.check_base(base)
+    tensor_shapes(base)  # a torn file is told here, not by a traceback of every rank
     output.mkdir(parents=True, exist_ok=True)
     for line in findings(section):
         log(f"{name}: {line}")

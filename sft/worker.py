@@ -4,6 +4,7 @@ that ends with its parent and says in one line what the user got wrong. torchrun
 
 import gc
 import sys
+import traceback
 
 from duetto.errors import UserError
 from duetto.process import worker_main
@@ -23,7 +24,11 @@ def main() -> None:
         first = e.errors()[0]
         key = ".".join(str(x) for x in first["loc"]) or "configuration"
         raise UserError(f"{sys.argv[1]}: {key}: {first['msg']} (Axolotl refuses the file)") from None
-    do_train(cfg, TrainerCliArgs())
+    try:
+        do_train(cfg, TrainerCliArgs())
+    except ValueError as e:  # what Axolotl and transformers raise for a setting that they cannot use
+        traceback.print_exc()
+        raise UserError(f"{sys.argv[1]}: {str(e).splitlines()[0]} (the traceback is in the log)") from None
 
 
 if __name__ == "__main__":

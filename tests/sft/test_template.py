@@ -8,6 +8,7 @@ import pytest
 
 from duetto.errors import UserError
 from sft import chatml, toolbox
+from sft.export import tensor_shapes
 from tests.sft.support import SPECIAL, make_base
 
 CHATS: dict[str, list[dict[str, Any]]] = {
@@ -86,3 +87,11 @@ def test_a_torn_tokenizer_is_told(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"added_tokens": [')
     with pytest.raises(UserError, match="not valid JSON"):
         chatml.token_overrides(tmp_path)
+
+
+def test_torn_weights_are_told_before_anything_starts(base: Path, tmp_path: Path) -> None:
+    whole = (base / "model.safetensors").read_bytes()
+    for part in (len(whole) - 1, 1000, 3):
+        (tmp_path / "model.safetensors").write_bytes(whole[:part])
+        with pytest.raises(UserError, match="model.safetensors: torn"):
+            tensor_shapes(tmp_path)
