@@ -1,10 +1,10 @@
 """Brings what a recipe needs from the Hub to this machine, for nodes without internet.
 
-    duetto fetch [--recipe FILE] [--only data|tokenizer|eval]
+    duetto fetch [--recipe FILE] [--only data|tokenizer|sft|eval]
 
-Tokenizer, sources of kind ``hub``, evaluation sets and foreign models go to the Hub's own cache (``$HF_HOME``), file by
-file: an interrupted fetch goes on where it stopped. ``fetch.json`` in the run folder says what was brought: commit,
-files, bytes.
+Tokenizer, sources of kind ``hub``, conversations, evaluation sets and foreign models go to the Hub's own cache
+(``$HF_HOME``), file by file: an interrupted fetch goes on where it stopped. ``fetch.json`` in the run folder says what
+was brought: commit, files, bytes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from duetto.files import read_json, write_json
 from duetto.recipe import ROOT, TokenizerTraining, read_yaml
 from duetto.run import Run
 
-PARTS = ("tokenizer", "data", "eval")
+PARTS = ("tokenizer", "data", "sft", "eval")
 
 AT_ONCE = 4
 """The Hub limits requests an address; more only wait."""
@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(run: Run, args: argparse.Namespace) -> None:
     # The client heeds TRANSFORMERS_OFFLINE too, which every verb sets; this verb is the one that goes out.
     os.environ.setdefault("HF_HUB_OFFLINE", "0")
-    wanted = [w for w in plan(run) if args.only in (None, w.part)]
+    wanted = list(dict.fromkeys(w for w in plan(run) if args.only in (None, w.part)))
+    if args.only in (None, "eval") and not args.dry_run:
+        fetch_punkt(run)
     if not wanted:
         log("fetch: this recipe needs nothing from the Hub")
         return
@@ -97,7 +99,15 @@ def plan(run: Run) -> list[Wanted]:
                     "data", name, where.repo, "dataset", where.revision, where.folder, include, tuple(source.exclude)
                 )
             )
-    return wanted + list(_evaluation(run))
+    return wanted + list(_conversations(run)) + list(_evaluation(run))
+
+
+def _conversations(run: Run) -> Iterable[Wanted]:
+    for section in (run.recipe.sft, run.recipe.dpo):
+        for entry in [*((section or {}).get("datasets") or []), *((section or {}).get("test_datasets") or [])]:
+            name = str(entry["path"])
+            if name.count("/") == 1 and not Path(name).exists() and not Path(name).suffix and name[0] not in "./":
+                yield Wanted("sft", name, name, "dataset", entry.get("revision"))
 
 
 def _evaluation(run: Run) -> Iterable[Wanted]:
@@ -114,6 +124,26 @@ def _evaluation(run: Run) -> Iterable[Wanted]:
             yield Wanted(
                 "eval", model.path, model.path, "model", model.revision, exclude=("*.bin", "*.pt", "*.h5", "*.gguf")
             )
+
+
+def fetch_punkt(run: Run) -> None:
+    """Bring nltk's sentence splitter, which lm-eval's IFEval loads; ``$NLTK_DATA`` says where it goes.
+
+    Raises:
+        UserError: it is neither here nor to be had.
+    """
+    if run.recipe.eval is None or not any(t.task.startswith("ifeval") for t in run.recipe.eval.tasks):
+        return
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        log("fetch: nltk: punkt_tab, for IFEval")
+        if not nltk.download("punkt_tab", quiet=True):
+            raise UserError(
+                "nltk's punkt_tab could not be downloaded; check the network, or copy it to $NLTK_DATA"
+            ) from None
 
 
 def list_repository(w: Wanted) -> tuple[str, dict[str, int]]:
@@ -182,4 +212,13 @@ def download(w: Wanted, commit: str, files: dict[str, int]) -> Path:
                 f"{w.name}: fetching {w.repo} stopped ({' '.join(str(e).split())[:120]}); run the same command again, "
                 "what is here stays"
             ) from None
+    _name_revision(folder, w.revision or "main", commit)
     return folder
+
+
+def _name_revision(snapshot: Path, revision: str, commit: str) -> None:
+    """Remember which commit a branch was: fetched by commit, nothing would be found under its name offline."""
+    ref = snapshot.parent.parent / "refs" / revision
+    if revision != commit:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit, encoding="utf-8")

@@ -46,19 +46,6 @@ def required_datasets(config: EvalConfig) -> list[Dataset]:
     return list(dict.fromkeys(found))
 
 
-def needs_punkt(config: EvalConfig) -> bool:
-    """Whether a task of the suite splits sentences with nltk (``nltk.download('punkt_tab')`` at fetch)."""
-    return any(t.task.startswith("ifeval") for t in config.selected)
-
-
-def fetch_punkt() -> None:
-    """Bring nltk's sentence splitter to this machine (needs the internet; ``NLTK_DATA`` says where it goes)."""
-    import nltk
-
-    if not nltk.download(NLTK_PUNKT, quiet=True):
-        raise UserError(f"nltk's {NLTK_PUNKT} could not be downloaded; check the network, or copy it to $NLTK_DATA")
-
-
 def check_punkt(task: str) -> None:
     """Raises UserError where IFEval's sentence splitter is missing: lm-eval would try the network at import."""
     import nltk

@@ -84,7 +84,7 @@ class Preparation(StrictModel):
     deduplicate: bool = True
     """Keep the first of conversations that are equal up to case, accents and spacing."""
     decontaminate: list[str] = []
-    """Files of held-out questions (jsonl); conversations that repeat one of them are dropped."""
+    """Held-out questions (files, folders, or data sets of the Hub); conversations that repeat one are dropped."""
     balance: dict[str, float] | None = None
     """Share of trained tokens for each language; the languages in excess are cut down to it."""
     max_rejected: float = Field(0.2, ge=0, le=1)

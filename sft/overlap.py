@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from duetto.errors import UserError
+from sft.sources import BROKEN, SUFFIXES, hub_folder, rows
 
 WORDS = 13
 """A run of this many words in common is a leak (the length that GPT-3 and most since have used)."""
@@ -35,10 +36,10 @@ def fingerprint(row: Mapping[str, Any]) -> bytes:
 class HeldOut:
     """Texts that must not be trained on, ready to be looked for."""
 
-    def __init__(self, files: Iterable[str | Path]) -> None:
+    def __init__(self, names: Iterable[str | Path]) -> None:
         self.runs: dict[int, set[int]] = defaultdict(set)
-        for file in files:
-            for text in _texts(Path(file)):
+        for file in names:
+            for text in _texts(str(file)):
                 said = words(text)
                 size = min(len(said), WORDS)
                 if size >= SHORTEST:
@@ -57,17 +58,21 @@ def _runs(said: list[str], size: int) -> Iterator[int]:
     return (hash(tuple(said[i : i + size])) for i in range(len(said) - size + 1))
 
 
-def _texts(path: Path) -> Iterator[str]:
-    """Every string of a jsonl or json file, whatever its fields: questions, contexts, choices, turns."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file (sft.duetto.decontaminate)") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            yield from _strings(json.loads(line)) if line.strip() else ()
-        except json.JSONDecodeError:
-            raise UserError(f"{path}:{number}: not JSON; decontaminate takes jsonl files of held-out texts") from None
+def _texts(name: str) -> Iterator[str]:
+    """Every string of a file, a folder or a fetched data set, whatever its fields: questions, choices, turns."""
+    path = Path(name)
+    if not path.exists():
+        if path.is_absolute() or path.suffix:
+            raise UserError(f"{path}: no such file (sft.duetto.decontaminate)")
+        path = hub_folder(name)
+    files = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir() and "train" in file.relative_to(path).as_posix():
+            continue  # a benchmark's own training split is nobody's test
+        for where, row in rows({"path": str(file)}):
+            if row is BROKEN:
+                raise UserError(f"{where}: not JSON; decontaminate takes held-out texts as jsonl, json or parquet")
+            yield from _strings(row)
 
 
 def _strings(value: Any) -> Iterator[str]:

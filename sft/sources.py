@@ -84,14 +84,34 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: unreadable or truncated ({e}); fetch or make it again") from None
 
 
+def hub_folder(name: str, revision: str | None = None) -> Path:
+    """Where ``duetto fetch`` put a data set of the Hub.
+
+    Raises:
+        UserError: it is not on this machine.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    fetched = list(Path(constants.HF_HUB_CACHE).glob(f"datasets--{name.replace('/', '--')}/snapshots/*"))
+    if revision is None and len(fetched) == 1:  # an evaluation set is fetched by its pinned commit, not as a branch
+        return fetched[0]
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{name}: neither a file nor a data set that was fetched; where there is internet run: duetto fetch"
+        ) from None
+
+
 def _hub(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     from datasets import load_dataset
 
     name, split = entry["path"], entry.get("split") or "train"
+    folder = hub_folder(name, entry.get("revision"))
     try:
-        found = load_dataset(name, entry.get("name"), data_files=entry.get("data_files"), split=split)
-    except (OSError, ValueError, ConnectionError) as e:
-        reason = str(e).splitlines()[0][:160]
-        raise UserError(f"{name}: this data set is not on this machine ({reason}); run: duetto fetch") from None
+        found = load_dataset(str(folder), entry.get("name"), data_files=entry.get("data_files"), split=split)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{name}: split {split!r} cannot be read ({str(e).splitlines()[0][:160]})") from None
     for number, row in enumerate(found, 1):
         yield f"{name}[{number}]", row

@@ -25,7 +25,7 @@ from duetto.recipe import Recipe, TokenizerTraining
 from duetto.run import Run
 root, verb = Path(sys.argv[1]), sys.argv[3]
 recipe = Recipe(file=root, name="run", languages=["it"], data=DataConfig.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text())),
-    pretrain=[], sft=None, dpo=None, eval=None, release=None, cluster=None, run_root=root, resolved={}, tokenizer="tester/tok")
+    pretrain=[], sft={"datasets": [{"path": "tester/chats"}, {"path": "/local/x.jsonl"}]}, dpo=None, eval=None, release=None, cluster=None, run_root=root, resolved={}, tokenizer="tester/tok")
 try:
     with Run(recipe) as run:
         if verb == "fetch":
@@ -82,6 +82,9 @@ def test_fetch_then_clean_offline(tmp_path, duetto):
         }
         hub.repos["dataset", "tester/web"] = Repo(private=False)
         hub.repos["dataset", "tester/web"].commit("main", {k: hub.store(v) for k, v in files.items()}, "data")
+        hub.repos["dataset", "tester/chats"] = Repo(private=False)
+        chats = b'{"messages": []}\n'
+        hub.repos["dataset", "tester/chats"].commit("main", {"train.jsonl": hub.store(chats)}, "data")
         hub.seed("tester/tok", {"tokenizer.json": b"{}", "model.safetensors": b"weights"})
         missing = duetto("clean", HF_HUB_OFFLINE="1")
         assert missing.returncode == 1 and "run `duetto fetch" in missing.stderr
@@ -90,7 +93,10 @@ def test_fetch_then_clean_offline(tmp_path, duetto):
             assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "fetch.json").read_text())
     assert manifest["sources"]["web_it"]["files"] == 2
-    assert manifest["tokenizer"]["tester/tok"]["files"] == 1
+    assert manifest["tokenizer"]["tester/tok"]["files"] == manifest["sft"]["tester/chats"]["files"] == 1
+    # Without a network a data set is asked for by its branch.
+    commit = (tmp_path / "hf/hub/datasets--tester--chats/refs/main").read_text()
+    assert (tmp_path / "hf/hub/datasets--tester--chats/snapshots" / commit / "train.jsonl").read_bytes() == chats
     assert hub.write_token not in json.dumps(manifest)
     clean = duetto("clean", HF_HUB_OFFLINE="1")
     assert clean.returncode == 0, clean.stderr
@@ -105,6 +111,26 @@ def test_a_repository_that_is_not_there(tmp_path, duetto):
     assert done.returncode == 1 and "error: web_it: tester/web@main: RepositoryNotFoundError" in done.stderr, (
         done.stderr
     )
+
+
+def test_ifeval_brings_its_sentence_splitter(monkeypatch):
+    from types import SimpleNamespace as Names
+
+    import nltk
+
+    from data.fetch import fetch_punkt
+
+    def run(task):
+        return Names(recipe=Names(eval=Names(tasks=[Names(task=task)])))
+
+    asked = []
+    monkeypatch.setattr(nltk.data, "path", ["/nowhere"])
+    monkeypatch.setattr(nltk, "download", lambda name, quiet: bool(asked.append(name)))
+    fetch_punkt(run("hellaswag"))
+    assert asked == []
+    with pytest.raises(UserError, match="punkt_tab could not be downloaded"):
+        fetch_punkt(run("ifeval-ita"))
+    assert asked == ["punkt_tab"]
 
 
 def test_hub_paths():

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from duetto.errors import UserError
-from sft import chatml
+from sft import chatml, sources
 from sft.config import Preparation
 from sft.conversations import prepare
+from sft.overlap import HeldOut
 from tests.sft.support import write_rows
 
 
@@ -106,6 +107,35 @@ def test_held_out_texts_are_not_trained_on(tmp_path: Path, base: Path) -> None:
     kept, report = go(tmp_path, base, rows, decontaminate=[str(held_out)])
     assert len(kept) == 1
     assert report["rejected"]["repeats a held-out text"]["examples"] == [f"{tmp_path}/raw.jsonl:1"]
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of the Hub as ``duetto fetch`` leaves it in the cache."""
+    folder = tmp_path / "hub/datasets--org--set"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("a" * 40)
+    question = "Who of all the old fishermen in the harbour mended the long green net that winter?"
+    write_rows(snapshot / "train.jsonl", [chat("Who mended it?", "Piero mended it in his small house by the sea.")])
+    write_rows(snapshot / "test.jsonl", [chat(question, "Piero.")])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return snapshot
+
+
+def test_a_fetched_data_set_is_read_and_kept_out_without_a_network(fetched: Path) -> None:
+    found = list(sources.rows({"path": "org/set", "split": "test"}))
+    assert [where for where, _ in found] == ["org/set[1]"]
+    (_, train), *_ = sources.rows({"path": "org/set"})
+    held_out = HeldOut(["org/set"])
+    assert held_out.leaks(found[0][1]) and not held_out.leaks(train)  # its training split is nobody's test
+    with pytest.raises(UserError, match="org/other: neither a file nor a data set that was fetched.*duetto fetch"):
+        list(sources.rows({"path": "org/other"}))
+    with pytest.raises(UserError, match="org/set: split 'dev' cannot be read"):
+        list(sources.rows({"path": "org/set", "split": "dev"}))
+    with pytest.raises(UserError, match="no such file .sft.duetto.decontaminate"):
+        HeldOut(["/none.jsonl"])
 
 
 def test_a_missing_language_tag_is_filled_in(tmp_path: Path, base: Path) -> None:
