@@ -111,7 +111,8 @@ def dispatch(argv: Sequence[str]) -> int:
             os.environ.setdefault(key, value)
     overrides = [a for a in argv[1:] if _OVERRIDE.match(a)]
     args = verb_parser(name).parse_intermixed_args([a for a in argv[1:] if not _OVERRIDE.match(a)])
-    recipe = load_recipe(args.recipe, [*overrides, *args.overrides])
+    args.overrides = [*overrides, *args.overrides]  # submit hands them on to its jobs
+    recipe = load_recipe(args.recipe, args.overrides)
     module = importlib.import_module(verb.module)
     # `eval --checkpoints` follows a pretraining that holds the folder; it has a lock of its own below progress/.
     with Run(recipe, lock=verb.locks and not getattr(args, "checkpoints", False)) as run:

@@ -13,10 +13,11 @@ from release.report_data import thin
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
-Series = dict[str, tuple[Sequence[float], Sequence[float]]]
+Series = dict[str, tuple[list[float], list[float]]]
 
 
-def figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
+def figure(width: float = 4.4, height: float = 2.4) -> tuple[Any, Any]:
+    """Small on paper: the figure fills a phone's width, and its text must still be read there."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -66,7 +67,7 @@ def lines(series: Series, title: str, ylabel: str, log_scale: bool = False, xlab
 
 def shares(rows: Sequence[dict[str, Any]], title: str) -> str:
     """One stacked bar: what part of the tokens each source gives."""
-    fig, ax = figure(height=1.2)
+    fig, ax = figure(height=0.9)
     left = 0.0
     hatches = ("", "//", "..", "xx", "\\\\", "++")
     for i, row in enumerate(r for r in rows if r["share"]):
@@ -82,7 +83,7 @@ def shares(rows: Sequence[dict[str, Any]], title: str) -> str:
 def scores(table: dict[str, dict[str, Any]], title: str) -> str:
     """Bars of each model on each task, with two standard errors and the line of chance."""
     tasks = list(dict.fromkeys(task for found in table.values() for task in found))
-    fig, ax = figure(height=max(2.0, 0.35 * len(tasks) * max(len(table), 1) + 0.8))
+    fig, ax = figure(width=5.0, height=max(2.0, 0.35 * len(tasks) * max(len(table), 1) + 0.8))
     thickness = 0.8 / max(len(table), 1)
     for i, (model, found) in enumerate(table.items()):
         ys = [n + i * thickness for n, task in enumerate(tasks) if task in found]
@@ -121,13 +122,16 @@ def all_plots(data: dict[str, Any]) -> dict[str, str]:
     for key, title, label, log_scale in wanted:
         if len(column(key)[0]) > 1:
             out[key] = lines({title: column(key)}, title, label, log_scale)
-    for key, title, label in (("bits_per_byte", "Validation", "bits per byte"),):
-        series: Series = {}
-        for name in dict.fromkeys(v["source"] for v in data["validation"] if "source" in v):
-            found = [v for v in data["validation"] if v.get("source") == name and v.get(key) is not None]
-            series[name] = ([v["step"] for v in found], [v[key] for v in found])
-        if series:
-            out["validation"] = lines(series, title, label)
+    held_out: Series = {}
+    for v in data["validation"]:
+        if v.get("bits_per_byte") is not None:
+            steps, values = held_out.setdefault(v["source"], ([], []))
+            steps.append(v["step"])
+            values.append(v["bits_per_byte"])
+    # Code has several times the bits per byte of prose: in one plot it would flatten the languages.
+    for key, title, language in (("validation", "Validation", True), ("validation_other", "Validation, other", False)):
+        if series := {k: s for k, s in held_out.items() if (k in data["languages"]) == language}:
+            out[key] = lines(series, title, "bits per byte")
     if any(r["share"] for r in data["sources"]):
         out["mixture"] = shares(data["sources"], "Data mixture")
     if data["scores"]:

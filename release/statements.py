@@ -73,7 +73,7 @@ def contradictions(text: str, facts: CardFacts, rows: list[Score], language: str
 
 def _numeric(facts: CardFacts) -> Iterator[tuple[str, str, Traced]]:
     n, near = rf"(?P<n>{NUMBER}){SCALE.replace('(k', '(?P<scale>k')}", r"[^.\n;:|\d]{0,40}?"
-    yield "parameters", rf"{n}\s*-?(?:parameters?|params|parametri)\b", facts.weights["parameters"]
+    yield "parameters", rf"{n}\s*-?(?:di\s+)?(?:parameters?|params|parametri)\b", facts.weights["parameters"]
     context = facts.arch["max_position_embeddings"]
     yield "context length", rf"\b(?:context|contesto){near}{n}\s*(?:-?tokens?)?", context
     yield "context length", rf"{n}[\s-]*(?:tokens?\s+)?(?:of\s+|di\s+)?(?:context|contesto)\b", context

@@ -38,6 +38,12 @@ def run_folder(recipe: Recipe, cluster: ClusterConfig) -> Path:
     return Path(os.path.expandvars(cluster.runs)) / recipe.name
 
 
+def at_home(recipe: Recipe, overrides: Sequence[str], cluster: ClusterConfig) -> Recipe:
+    """The recipe with its run folder where the jobs keep it: on a login node nobody has set DUETTO_HOME."""
+    folder = run_folder(recipe, cluster)
+    return recipe if folder == recipe.run_root else load_recipe(recipe.file, overrides, home=folder.parent)
+
+
 def venv_folder(cluster: ClusterConfig) -> Path:
     return ROOT / os.path.expandvars(cluster.venv)
 

@@ -24,8 +24,8 @@ from duetto.files import read_json
 from duetto.run import Run
 from slurm import clients
 from slurm.clients import JobState
-from slurm.config import ClusterConfig, find
-from slurm.environment import frozen
+from slurm.config import ClusterConfig, detect, find
+from slurm.environment import at_home, cluster_of, frozen
 from slurm.graph import Job, build
 from slurm.health import bad_nodes
 from slurm.submit import journal
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(run: Run, args: argparse.Namespace) -> None:
+    if run.recipe.cluster or detect():
+        run = Run(at_home(run.recipe, args.overrides, cluster_of(run.recipe)), lock=False)
     while True:
         found = status(run)
         if args.json:

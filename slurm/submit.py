@@ -27,7 +27,7 @@ from duetto.recipe import Recipe, load_recipe
 from duetto.run import Run
 from slurm import checks, clients
 from slurm.config import ClusterConfig, find
-from slurm.environment import cluster_of, freeze, lines, run_folder
+from slurm.environment import at_home, cluster_of, freeze, lines, run_folder
 from slurm.graph import Job, build, drawing, links, select
 from slurm.scripts import options, render
 
@@ -55,6 +55,8 @@ def run(run: Run, args: argparse.Namespace) -> None:
         if arrays := array_overrides(recipe, cluster):
             overrides += arrays
             recipe = load_recipe(args.recipe, overrides)
+        recipe = at_home(recipe, overrides, cluster)
+        run = Run(recipe, lock=False)
         chain = links(cluster, checks.planned_hours(recipe, cluster, overrides))
         jobs = build(recipe, chain, cluster.eval_parallel > 1, progress)
     present = manifests(run)

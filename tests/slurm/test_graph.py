@@ -8,6 +8,7 @@ from duetto.errors import UserError
 from duetto.recipe import ROOT, load_recipe
 from slurm import checks
 from slurm.config import find
+from slurm.environment import at_home
 from slurm.graph import build, drawing, eval_parts, links, select
 
 
@@ -101,6 +102,18 @@ def test_a_part_of_the_graph(graph):
 def test_parts_that_cannot_be(graph, first, last, message):
     with pytest.raises(UserError, match=message):
         select(graph, set(), set(), first, last)
+
+
+def test_the_run_lies_where_the_cluster_file_says(recipe, tmp_path, monkeypatch):
+    """On a login node nobody has set DUETTO_HOME: submit and status look where the jobs write."""
+    monkeypatch.delenv("DUETTO_HOME", raising=False)
+    overrides = [f"cluster.runs={tmp_path}/$PLACE"]
+    monkeypatch.setenv("PLACE", "runs")
+    loaded = load_recipe(recipe, overrides)
+    assert at_home(loaded, overrides, loaded.cluster).run_root == tmp_path / "runs" / "tiny"
+    monkeypatch.setenv("DUETTO_HOME", str(tmp_path / "own"))
+    loaded = load_recipe(recipe, overrides)
+    assert at_home(loaded, overrides, loaded.cluster).run_root == tmp_path / "own" / "tiny"
 
 
 def test_the_drawing_names_every_job(graph):

@@ -100,7 +100,8 @@ def test_a_process_in_the_run_folder(duetto):
 
 
 def test_dry_run_prints_scripts_and_graph_and_submits_nothing(duetto, cluster):
-    said = duetto("submit", "--dry-run")
+    said = duetto("submit", "--dry-run", "pretrain.general.seed=9")
+    assert said.count("tiny.yaml pretrain.general.seed=9\n") == 6, "every job gets the overrides"
     for text in (
         "#SBATCH --nodes=4",
         "supervised python -m slurm.driver pretrain",
