@@ -101,14 +101,15 @@ def load_lm(model: LocalModel, config: EvalConfig) -> Any:
 def _load_vllm(arguments: dict[str, Any]) -> Any:
     try:
         from lm_eval.models.vllm_causallms import VLLM
-    except ImportError:
+
+        return VLLM(
+            pretrained=arguments["pretrained"],
+            dtype=arguments["dtype"],
+            batch_size="auto",
+            max_model_len=arguments["max_length"],
+        )
+    except ImportError:  # lm-eval's module imports without vllm; its class does not start
         raise UserError("eval.backend=vllm needs the vllm package and a GPU; use hf-prefix") from None
-    return VLLM(
-        pretrained=arguments["pretrained"],
-        dtype=arguments["dtype"],
-        batch_size="auto",
-        max_model_len=arguments["max_length"],
-    )
 
 
 class TaskLoader:

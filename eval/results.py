@@ -58,8 +58,8 @@ class Result(BaseModel):
     """Accuracy of picking the choice that shares most words with the context."""
     samples: int = Field(gt=0)
     limit: int | None
-    truncated: int = 0
-    """Requests that lost their beginning because they exceed the context."""
+    truncated: int | None = 0
+    """Requests that lost their beginning because they exceed the context; none where the backend does not tell."""
     shots: int
     chat_template: bool
     task_version: str

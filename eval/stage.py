@@ -197,7 +197,8 @@ def run_task(
     tasks = loader.load(entry)
     lm.truncated, lm.gate = 0, Gate()
     outcome = run_entry(lm, tasks, entry, config.limit, model.chat_template)
-    truncated, gate = lm.truncated, asdict(lm.gate) if lm.gate.requests else None
+    truncated = lm.truncated if config.backend != "vllm" else None
+    gate = asdict(lm.gate) if lm.gate.requests else None
     alone = overlap = None
     if entry.baselines:
         (task,) = outcome.tasks.values()
@@ -243,7 +244,7 @@ def run_task(
         gate=gate,
         batch_size=config.batch_size,
         dtype=config.dtype,
-        device=str(lm.device),
+        device=str(getattr(lm, "device", "cuda")),  # lm-eval's vllm class does not say
         seeds=SEEDS,
         versions=engine_versions(),
         host=socket.gethostname(),

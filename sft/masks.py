@@ -26,6 +26,7 @@ from sft import chatml, gate, launch
 from sft.rules import stored, validated
 from sft.shapes import Rejected, canonical
 from sft.sources import BROKEN, rows
+from sft.stage import synthesize
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
         source, found = "as Axolotl prepared it", _prepared(prepared[-1].parent, context, args.samples)
         tokenizer = chatml.fast_tokenizer(run.path("sft"))
     else:
+        synthesize(section)
         tokenizer = chatml.fast_tokenizer(_tokenizer_folder(run, section))
         source, found = "by the gate's rule (sft has not run on this data)", _raw(section, tokenizer, args.samples)
     shown = [_shown(rows_of, tokenizer) for rows_of in found]
@@ -168,7 +170,8 @@ def _shown(found: list[Row], tokenizer: Any) -> Shown:
 
 def _headline(number: int, s: Shown) -> str:
     share = 100 * s.trained / max(s.tokens, 1)
-    return f"row {number}: {s.samples} conversations, {s.tokens} tokens, {s.trained} trained ({share:.0f} %)"
+    many = "conversation" if s.samples == 1 else "conversations"
+    return f"row {number}: {s.samples} {many}, {s.tokens} tokens, {s.trained} trained ({share:.0f} %)"
 
 
 def _print(number: int, s: Shown) -> None:

@@ -178,3 +178,9 @@ def test_batches_hold_everything_within_the_budget():
     for batch in batches:
         width = max(q.length for q in batch) - family.prefix
         assert len(batch) == 1 or width * len(batch) <= 128
+
+
+def test_vllm_without_its_package_is_said(models):
+    pytest.importorskip("lm_eval.models.vllm_causallms")
+    with pytest.raises(UserError, match="eval.backend=vllm needs the vllm package"):
+        load(models / "base", backend="vllm")
