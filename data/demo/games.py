@@ -1,8 +1,8 @@
 """Games of words that children play: roll call, shop, packing a bag. Their echoes teach a small model to copy.
 
-Copying a name or a thing from earlier in the text is the first skill that reading needs. Stories alone do not teach it
-within the demo's budget: after 2.6 M tokens the model gave a name of the story the odds of any other name. An echo at a
-short and fixed distance is learnt first, and what is learnt there serves everywhere (numbers in docs/lab-notes.md).
+Copying a name or a thing from earlier in the text is the first skill that reading needs. An echo at a short and fixed
+distance is the easiest place to learn when to copy; that the model can is the work of ``copying_init``
+(docs/lab-notes.md).
 """
 
 import random
