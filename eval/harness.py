@@ -167,12 +167,19 @@ class TaskLoader:
         """The task dictionary that lm-eval's ``evaluate`` takes.
 
         Raises:
-            UserError: its data is not on this machine, or it has no examples for the shots asked for.
+            UserError: its data is not on this machine, cannot be read, or has no examples for the shots asked for.
         """
+        from datasets.exceptions import DatasetsError
+        from jinja2 import UndefinedError
         from lm_eval.tasks import get_task_dict
 
         self.entry, self.data = entry, {}
-        tasks: dict[Any, Any] = get_task_dict([entry.task], self.manager)
+        try:
+            tasks: dict[Any, Any] = get_task_dict([entry.task], self.manager)
+        except (DatasetsError, UndefinedError, KeyError, IndexError, ValueError) as e:  # it builds the first question
+            where = ", ".join(entry.data.values()) or ", ".join(self.data) or "its data"
+            reason = str(e.__cause__ or e).splitlines()[0]
+            raise UserError(f"task {entry.task!r}: {where} does not have the format of the task: {reason}") from e
         for name, task in leaves(tasks).items():
             if entry.shots and not _has_examples(task):
                 raise UserError(f"task {name!r} has no examples to take shots from; set shots: 0")

@@ -150,3 +150,15 @@ def test_importing_the_verb_is_light():
     code = "import sys; from eval import stage; print([m for m in ('torch', 'transformers', 'lm_eval') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("line", "reason"), [("not json", ""), ('{"other": 1}', "'ctx' is undefined"), ("", "")])
+def test_data_of_another_format_is_told_with_its_file(tmp_path, models, line, reason):
+    (tmp_path / "base").symlink_to(models / "base")
+    shared.finish(tmp_path, "convert")
+    suite = shared.demo_suite(tmp_path) | {"chat": None, "models": ["base"]}
+    file = tmp_path / "corpus" / "cloze_en.jsonl"
+    file.write_text(line + "\n")
+    told = f"task 'story_cloze_effect_en': {file} does not have the format of the task: .*{reason}"
+    with Run(shared.make_recipe(tmp_path, suite, sft=False)) as run, pytest.raises(UserError, match=told):
+        shared.evaluate(run)
