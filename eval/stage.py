@@ -26,7 +26,7 @@ from duetto.files import atomic_write, files_under, read_json, sha256_file, sha2
 from duetto.recipe import nearest
 from duetto.run import Run
 from duetto.stage import Job, Stage, engine_versions, git_commit
-from eval.chat import chat_metrics, run_chat_checks
+from eval.chat import chat_metrics, read_prompts, run_chat_checks
 from eval.config import EvalConfig, ModelEntry, TaskEntry
 from eval.data import datasets_of
 from eval.models import LocalModel, run_models, upstream
@@ -131,6 +131,8 @@ def work(job: Job, config: EvalConfig) -> dict[str, Any]:
     models = run_models(run, config)
     folder = run.path("eval")
     _remove_strays(folder, models, config)
+    if config.chat:
+        read_prompts(config.chat)  # a wrong file is told before the first task, not after the last
     metrics: dict[str, Any] = {"chat": {}, "samples": {}}
     run.logs.mkdir(parents=True, exist_ok=True)
     # The engines report every batch on stderr; that goes to the log.
