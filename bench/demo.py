@@ -3,7 +3,7 @@
     python -m bench.demo [--json FILE] [--home DIR] [--readme]
 
 Runs the demo recipe in a fresh scratch folder (or finds it finished in ``--home``), then once more. The README's
-table is what ``--readme`` prints.
+table is what ``--readme`` writes there.
 """
 
 import os
@@ -28,7 +28,7 @@ EFFECT, MIXED, CHAT = 0.75, 0.65, 0.95
 def main() -> None:
     p = parser(__doc__.splitlines()[0])
     p.add_argument("--home", type=Path, help="folder for the run; kept (default: a temporary one)")
-    p.add_argument("--readme", action="store_true", help="print the README's result table too")
+    p.add_argument("--readme", action="store_true", help="write the result table into README.md")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home = args.home or Path(scratch)
@@ -63,7 +63,7 @@ def main() -> None:
         goals[f"closes_turn_{language}"] = (">=", CHAT, m["eval"]["chat"][language]["stop_rate"])
         goals[f"answers_in_{language}"] = (">=", CHAT, m["eval"]["chat"][language]["language_rate"])
     if args.readme:
-        print(readme_table(figures))
+        write_readme(readme_table(figures))
     finish("demo", figures, goals, args.json)
 
 
@@ -97,6 +97,15 @@ def tree_memory(pid: int) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return float(total)
+
+
+def write_readme(table: str) -> None:
+    """Put the table between the marks of README.md."""
+    readme = ROOT / "README.md"
+    begin, rest = readme.read_text(encoding="utf-8").split("<!-- demo:begin", 1)
+    mark, rest = rest.split("\n", 1)
+    end = rest.split("<!-- demo:end -->", 1)[1]
+    readme.write_text(f"{begin}<!-- demo:begin{mark}\n{table}\n<!-- demo:end -->{end}", encoding="utf-8")
 
 
 def readme_table(f: dict[str, Any]) -> str:
