@@ -16,6 +16,9 @@ ifeq ($(UV_FIND_LINKS)$(shell command -v nvidia-smi),)
 export UV_TORCH_BACKEND ?= cpu
 endif
 
+# Where .pyc files are forbidden (many container images), every process would compile the engines again: 10 s each.
+export PYTHONDONTWRITEBYTECODE :=
+
 VERBS := plan doctor fetch tokenize pretrain convert sft dpo masks eval card export push chat report submit status
 BENCHES := $(filter-out __init__ common,$(basename $(notdir $(wildcard bench/*.py))))
 

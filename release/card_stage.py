@@ -35,7 +35,7 @@ MODEL_FILES = (
 )
 """What a model folder may give to a release; optimizer states, training arguments and logs have no place in it."""
 
-VERSION = 1
+VERSION = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

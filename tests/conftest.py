@@ -1,6 +1,7 @@
 """Shared by all tests: a hermetic environment, and the finished tiny run."""
 
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,9 @@ from tests.support.tiny import finished_run
 # Before a test imports any engine: offline, no telemetry, one thread a process.
 os.environ.update(engine_env())
 os.environ["MPLBACKEND"] = "Agg"
+# Container images like to forbid .pyc files; then each of the many processes compiles torch and transformers again.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")
