@@ -30,7 +30,8 @@ def clean_source(run: Run, name: str, source: Source, files: list[str], folder: 
         if config.decontaminate.enabled and source.decontaminate:
             from data.decontaminate import Decontamination, benchmark_files
 
-            steps.append(Decontamination(benchmark_files(run), config.decontaminate, ledger))
+            if benchmarks := benchmark_files(run):
+                steps.append(Decontamination(benchmarks, config.decontaminate, ledger))
         steps.append(CleanWriter(str(folder), source.language, ledger))
         tasks = tasks_of(source, files, config)
         run_tasks(steps, f"clean-{name}", tasks, work, config.executor, input_bytes(source, files))

@@ -9,9 +9,10 @@ import io
 import multiprocessing
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class LocalExecutor(LocalPipelineExecutor):
         ranks = self.get_incomplete_ranks(range(self.tasks))
         self.save_executor_as_json()
         if self.workers == 1:
-            for rank in ranks:
-                self._quietly(rank)
+            with _ticking(self.poll):
+                for rank in ranks:
+                    self._quietly(rank)
         elif ranks:
             self._run_in_processes(ranks)
         return PipelineStats()
@@ -50,24 +52,22 @@ class LocalExecutor(LocalPipelineExecutor):
         # forkserver: a fork of this process would inherit engine threads and the lock of the run folder
         context = multiprocessing.get_context("forkserver")
         blob = dill.dumps(self)
-        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, die_with_parent) as pool:
-            left = {pool.submit(_run_rank, blob, rank) for rank in ranks}
+        others = set(multiprocessing.active_children())
+        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, die_with_parent) as pool, _ticking(self.poll):
             try:
-                while left:
-                    done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                    if self.poll:
-                        self.poll()
-            except BrokenProcessPool:
+                for future in as_completed([pool.submit(_run_rank, blob, rank) for rank in ranks]):
+                    future.result()
+            except BaseException as e:
+                # The others would work on for hours before the error is shown; what they have is kept.
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()
+                if not isinstance(e, BrokenProcessPool):
+                    raise
                 raise StageFailed(
                     "a worker process was killed, most often for want of memory; lower data.executor.workers "
                     f"(now {self.workers}) and run the same command again: finished tasks are kept. "
                     f"Logs: {self.logging_dir.path}"
                 ) from None
-            finally:
-                for future in left:
-                    future.cancel()
 
     def _quietly(self, rank: int) -> None:
         """datatrove logs every task to standard error too; the task's own log file is enough."""
@@ -84,6 +84,27 @@ class LocalExecutor(LocalPipelineExecutor):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "poll"}
+
+
+@contextlib.contextmanager
+def _ticking(poll: Callable[[], None] | None) -> Iterator[None]:
+    """Call ``poll`` twice a second while the block runs."""
+    if poll is None:
+        yield
+        return
+    end = threading.Event()
+
+    def tick() -> None:
+        while not end.wait(0.5):
+            poll()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 def _run_rank(blob: bytes, rank: int) -> None:
@@ -108,7 +129,7 @@ def run_tasks(
         folder: where completions, logs and stats of the tasks are; on resume, completed tasks are skipped.
         config: where to run.
         input_bytes: small inputs are done in this process.
-        poll: called twice a second while processes work.
+        poll: called twice a second, in a thread, while tasks run.
 
     Raises:
         UserError: from a task.
@@ -116,7 +137,8 @@ def run_tasks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.slurm:
-        _run_slurm(pipeline, name, tasks, folder, config)
+        with _ticking(poll):
+            _run_slurm(pipeline, name, tasks, folder, config)
         return
     workers = config.workers or (1 if input_bytes < SMALL_INPUT else _cores())
     executor = LocalExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=str(folder))
@@ -129,6 +151,7 @@ def _run_slurm(pipeline: list[Any], name: str, tasks: int, folder: Path, config:
 
     slurm = config.slurm
     assert slurm is not None
+    more = dict(slurm.sbatch)
     executor = SlurmPipelineExecutor(
         pipeline,
         tasks=tasks,
@@ -144,7 +167,8 @@ def _run_slurm(pipeline: list[Any], name: str, tasks: int, folder: Path, config:
         logging_dir=str(folder),
         slurm_logs_folder=str(folder / "slurm"),
         max_array_size=slurm.max_array_size,
-        sbatch_args=slurm.sbatch,
+        qos=more.pop("qos", None),  # datatrove's own default, "normal", is not a name on every cluster
+        sbatch_args=more,
         randomize_start_duration=0,
     )
     executor.run()

@@ -1,14 +1,16 @@
 """Brings what a recipe needs from the Hub to this machine, for nodes without internet.
 
-    duetto fetch [--recipe FILE] [--only data|tokenizer|sft|eval]
+    duetto fetch [--recipe FILE] [--only tokenizer|data|start|sft|eval]
 
-Tokenizer, sources of kind ``hub``, conversations, evaluation sets and foreign models go to the Hub's own cache
-(``$HF_HOME``), file by file: an interrupted fetch goes on where it stopped. ``fetch.json`` in the run folder says what
-was brought: commit, files, bytes.
+Tokenizer, sources of kind ``hub``, the model that pretraining starts from, conversations, evaluation sets and foreign
+models go to the Hub's own cache (``$HF_HOME``), file by file: an interrupted fetch goes on where it stopped.
+``fetch.json`` in the run folder says what was brought: commit, files, bytes. A branch is resolved to its commit once;
+later calls and the later stages stay with that commit until ``duetto fetch --force``.
 """
 
 import argparse
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +25,18 @@ from duetto.files import read_json, write_json
 from duetto.recipe import ROOT, TokenizerTraining, read_yaml
 from duetto.run import Run
 
-PARTS = ("tokenizer", "data", "sft", "eval")
+PARTS = ("tokenizer", "data", "start", "sft", "eval")
 
 AT_ONCE = 4
 """The Hub limits requests an address; more only wait."""
 
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf")
+"""Copies of a model that nothing here reads."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""namespace/name"""
 
 
 @dataclass(frozen=True)
@@ -63,22 +71,20 @@ def run(run: Run, args: argparse.Namespace) -> None:
     manifest_file = run.path("fetch.json")
     manifest: dict[str, Any] = read_json(manifest_file) if manifest_file.exists() else {}
     for w in wanted:
-        commit, files = list_repository(w)
+        path = run.recipe.data.sources[w.name].path if w.part == "data" else w.repo
+        section = manifest.setdefault("sources" if w.part == "data" else w.part, {})
+        known = section.get(w.name, {})
+        pinned = known["commit"] if known.get("path") == path and not args.force else None
+        commit, files = list_repository(w, pinned)
         size = sum(files.values())
         log(f"fetch: {w.name}: {w.repo}@{commit[:8]}: {len(files)} files, {size / 1e9:.2f} GB")
         if args.dry_run:
             continue
+        entry = {"repo": w.repo, "kind": w.kind, "commit": commit, "path": path, "files": len(files), "bytes": size}
+        section[w.name] = entry  # without a folder: begun, and going on with this commit
+        write_json(manifest_file, manifest)
         folder = download(w, commit, files)
-        section = manifest.setdefault("sources" if w.part == "data" else w.part, {})
-        section[w.name] = {
-            "repo": w.repo,
-            "kind": w.kind,
-            "commit": commit,
-            "folder": str(folder / w.folder) if w.folder else str(folder),
-            "path": run.recipe.data.sources[w.name].path if w.part == "data" else w.repo,
-            "files": len(files),
-            "bytes": size,
-        }
+        section[w.name] = {**entry, "folder": str(folder / w.folder) if w.folder else str(folder)}
         write_json(manifest_file, manifest)
 
 
@@ -89,7 +95,7 @@ def plan(run: Run) -> list[Wanted]:
     if not isinstance(recipe.tokenizer, TokenizerTraining) and not any(
         (p / recipe.tokenizer).exists() for p in (Path(), ROOT)
     ):
-        wanted.append(Wanted("tokenizer", recipe.tokenizer, recipe.tokenizer, "model", include=tuple(TOKENIZER_FILES)))
+        wanted.append(Wanted("tokenizer", recipe.tokenizer, recipe.tokenizer, "model", include=TOKENIZER_FILES))
     for name, source in recipe.data.sources.items():
         if source.kind == "hub" and not source.stream:
             where = hub.parse(source.path)
@@ -99,6 +105,10 @@ def plan(run: Run) -> list[Wanted]:
                     "data", name, where.repo, "dataset", where.revision, where.folder, include, tuple(source.exclude)
                 )
             )
+    for stage in recipe.pretrain:
+        start = stage.model.init_method.path
+        if start and HUB_ID.fullmatch(start) and not Path(start).exists():
+            wanted.append(Wanted("start", start, start, "model", exclude=OTHER_WEIGHTS))
     return wanted + list(_conversations(run)) + list(_evaluation(run))
 
 
@@ -120,10 +130,8 @@ def _evaluation(run: Run) -> Iterable[Wanted]:
         if suite.datasets is None and any(n == t or n.startswith(f"{t}_") for n in names for t in entry["tasks"]):
             yield Wanted("eval", dataset, dataset, "dataset", entry.get("revision"))
     for model in suite.models:
-        if not isinstance(model, str) and not Path(model.path).exists() and model.path.count("/") == 1:
-            yield Wanted(
-                "eval", model.path, model.path, "model", model.revision, exclude=("*.bin", "*.pt", "*.h5", "*.gguf")
-            )
+        if not isinstance(model, str) and not Path(model.path).exists() and HUB_ID.fullmatch(model.path):
+            yield Wanted("eval", model.path, model.path, "model", model.revision, exclude=OTHER_WEIGHTS)
 
 
 def fetch_punkt(run: Run) -> None:
@@ -146,8 +154,8 @@ def fetch_punkt(run: Run) -> None:
             ) from None
 
 
-def list_repository(w: Wanted) -> tuple[str, dict[str, int]]:
-    """Commit and the sizes of the wanted files.
+def list_repository(w: Wanted, commit: str | None) -> tuple[str, dict[str, int]]:
+    """Commit (the one given, or what the revision is at now) and the sizes of the wanted files.
 
     Raises:
         UserError: no such repository, no access, no network, or no file that fits.
@@ -157,7 +165,7 @@ def list_repository(w: Wanted) -> tuple[str, dict[str, int]]:
 
     api = HfApi()
     try:
-        info = api.repo_info(w.repo, repo_type=w.kind, revision=w.revision)
+        info = api.repo_info(w.repo, repo_type=w.kind, revision=commit or w.revision)
         tree = api.list_repo_tree(w.repo, w.folder or None, recursive=True, repo_type=w.kind, revision=info.sha)
         files = {f.path: f.size for f in tree if hasattr(f, "size") and f.size is not None}
     except GatedRepoError:

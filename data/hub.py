@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from duetto.errors import UserError
 from duetto.files import read_json
@@ -37,17 +38,23 @@ def parse(path: str) -> HubPath:
     return HubPath(match["repo"], match["revision"], match["folder"] or "")
 
 
-def fetched_folder(run: Run, name: str, path: str) -> str:
-    """Local folder of a fetched source.
+def fetched(run: Run, part: str, name: str) -> dict[str, Any] | None:
+    """What ``fetch.json`` says of something that was brought whole: its commit, folder, files and bytes."""
+    manifest = run.path("fetch.json")
+    entry = read_json(manifest).get(part, {}).get(name) if manifest.exists() else None
+    return entry if entry and "folder" in entry else None
+
+
+def fetched_source(run: Run, name: str, path: str) -> dict[str, Any]:
+    """The entry of a fetched source.
 
     Raises:
-        UserError: it was not fetched, or files are missing.
+        UserError: it was not fetched to the end.
     """
-    manifest = run.path("fetch.json")
-    entry = read_json(manifest)["sources"].get(name) if manifest.exists() else None
+    entry = fetched(run, "sources", name)
     if entry is None or entry["path"] != path:
         raise UserError(
             f"source {name}: {path} is not on this machine; run `duetto fetch --recipe {run.recipe.file}` where there "
             f"is internet, or set data.sources.{name}.stream=true and export HF_HUB_OFFLINE=0"
         )
-    return str(entry["folder"])
+    return entry

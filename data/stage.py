@@ -99,13 +99,19 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
     from data.sources import list_files, listing_digest, tasks_of
 
     config = _config(run)
-    named = source
+    named, fetched = source, None
     if source.kind == "hub":
         from data import hub
 
-        found = hub.parse(source.path).url if source.stream else hub.fetched_folder(run, name, source.path)
+        fetched = None if source.stream else hub.fetched_source(run, name, source.path)
+        found = fetched["folder"] if fetched else hub.parse(source.path).url
         source = source.model_copy(update={"path": found})
     files = list_files(source, name)
+    if fetched and (len(files) != fetched["files"] or not all(Path(source.path, f).exists() for f in files)):
+        raise UserError(
+            f"source {name}: `duetto fetch` brought {fetched['files']} files of {named.path}, and not all of these or "
+            f"others are in {source.path}; run `duetto fetch` again"
+        )
     folder = run.path("data", name)
 
     def work(job: Job) -> Mapping[str, Any]:
@@ -121,7 +127,7 @@ def _clean_source(run: Run, name: str, source: Source, inputs: list[str], force:
             "blocks": source.blocks,
             "bad_files": config.bad_files,
             "tasks": tasks_of(source, files, config),
-            "input": listing_digest(source, files),
+            "input": listing_digest(source, files) | ({"commit": fetched["commit"]} if fetched else {}),
             "validation": _digests(config.validation.files),
             "decontaminate": _decontamination(run, source),
         },
@@ -197,7 +203,7 @@ def _tokenizer(run: Run, force: bool) -> None:
         return
     from data.encode import load_tokenizer
 
-    source = find_tokenizer(wanted)
+    source = find_tokenizer(run, wanted)
 
     def copy(job: Job) -> Mapping[str, Any]:
         from data.train_tokenizer import adopt
@@ -214,8 +220,8 @@ def _tokenizer(run: Run, force: bool) -> None:
     ).execute(run, force)
 
 
-def find_tokenizer(name: str) -> Path:
-    """A local file or folder, or what ``duetto fetch`` brought of a Hub id.
+def find_tokenizer(run: Run, name: str) -> Path:
+    """A local file or folder, or what ``duetto fetch`` brought of a Hub id: the commit that it brought for this run.
 
     Raises:
         UserError: neither.
@@ -228,8 +234,11 @@ def find_tokenizer(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from data import hub
+
+    commit = (hub.fetched(run, "tokenizer", name) or {}).get("commit")
     try:
-        path = Path(hf_hub_download(name, "tokenizer.json", local_files_only=True))
+        path = Path(hf_hub_download(name, "tokenizer.json", revision=commit, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise UserError(
             f"tokenizer: {name} is not on this machine; run `duetto fetch` where there is internet (the Llama "

@@ -18,6 +18,7 @@ from tests.support.hub import LocalHub, Repo
 DRIVER = """
 import argparse, sys, yaml
 from pathlib import Path
+from types import SimpleNamespace as Any
 from data import fetch, stage
 from data.config import DataConfig
 from duetto.errors import UserError
@@ -25,11 +26,16 @@ from duetto.recipe import Recipe, TokenizerTraining
 from duetto.run import Run
 root, verb = Path(sys.argv[1]), sys.argv[3]
 recipe = Recipe(file=root, name="run", languages=["it"], data=DataConfig.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text())),
-    pretrain=[], sft={"datasets": [{"path": "tester/chats"}, {"path": "/local/x.jsonl"}]}, dpo=None, eval=None, release=None, cluster=None, run_root=root, resolved={}, tokenizer="tester/tok")
+    pretrain=[Any(model=Any(init_method=Any(path="tester/start")))], sft={"datasets": [{"path": "tester/chats"}, {"path": "/local/x.jsonl"}]}, dpo=None, eval=None, release=None, cluster=None, run_root=root, resolved={}, tokenizer="tester/tok")
 try:
     with Run(recipe) as run:
-        if verb == "fetch":
-            fetch.run(run, argparse.Namespace(only=None, dry_run=False, force=False))
+        if verb in ("fetch", "again", "newest"):
+            only = None if verb == "fetch" else "tokenizer"
+            fetch.run(run, argparse.Namespace(only=only, dry_run=False, force=verb == "newest"))
+        elif verb == "find":
+            from huggingface_hub import snapshot_download
+            print(stage.find_tokenizer(run, "tester/tok").name)
+            print(Path(snapshot_download("tester/start", local_files_only=True)).name)
         else:
             stage.run(run, argparse.Namespace(force=False, only="clean"))
 except UserError as e:
@@ -86,12 +92,24 @@ def test_fetch_then_clean_offline(tmp_path, duetto):
         chats = b'{"messages": []}\n'
         hub.repos["dataset", "tester/chats"].commit("main", {"train.jsonl": hub.store(chats)}, "data")
         hub.seed("tester/tok", {"tokenizer.json": b"{}", "model.safetensors": b"weights"})
+        hub.seed("tester/start", {"config.json": b"{}", "model.safetensors": b"weights", "old.bin": b"weights"})
         missing = duetto("clean", HF_HUB_OFFLINE="1")
         assert missing.returncode == 1 and "run `duetto fetch" in missing.stderr
-        for _ in range(2):  # the second finds everything here
-            done = duetto("fetch", HF_ENDPOINT=hub.url, HF_TOKEN=hub.read_token)
+        for verb in ("fetch", "again"):  # the second finds everything here
+            done = duetto(verb, HF_ENDPOINT=hub.url, HF_TOKEN=hub.read_token)
             assert done.returncode == 0, done.stderr
+            # A branch that moves on: what was begun with one commit stays with it.
+            hub.repos["model", "tester/tok"].commit("main", {"tokenizer.json": hub.store(b'{"new": 1}')}, "newer")
+        first = json.loads((tmp_path / "run" / "fetch.json").read_text())["tokenizer"]["tester/tok"]["commit"]
+        assert first == hub.repos["model", "tester/tok"].log[0][0]
+        found = duetto("find", HF_HUB_OFFLINE="1")
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.split() == [first, hub.repos["model", "tester/start"].log[0][0]]
+        assert not list((tmp_path / "hf").rglob("old.bin"))
+        newest = duetto("newest", HF_ENDPOINT=hub.url, HF_TOKEN=hub.read_token)
+        assert newest.returncode == 0, newest.stderr
     manifest = json.loads((tmp_path / "run" / "fetch.json").read_text())
+    assert manifest["tokenizer"]["tester/tok"]["commit"] == hub.repos["model", "tester/tok"].log[-1][0]
     assert manifest["sources"]["web_it"]["files"] == 2
     assert manifest["tokenizer"]["tester/tok"]["files"] == manifest["sft"]["tester/chats"]["files"] == 1
     # Without a network a data set is asked for by its branch.
@@ -100,8 +118,13 @@ def test_fetch_then_clean_offline(tmp_path, duetto):
     assert hub.write_token not in json.dumps(manifest)
     clean = duetto("clean", HF_HUB_OFFLINE="1")
     assert clean.returncode == 0, clean.stderr
+    made = json.loads((tmp_path / "run" / "manifests" / "clean-web_it.json").read_text())
+    assert manifest["sources"]["web_it"]["commit"] in json.dumps(made)
     stats = json.loads((tmp_path / "run" / "data" / "web_it" / "stats.json").read_text())
     assert stats["counts"]["documents_out"] == 20 and stats["counts"]["files_in"] == 2
+    next((tmp_path / "hf").rglob("data/it/1.parquet")).unlink()
+    torn = duetto("clean", HF_HUB_OFFLINE="1")
+    assert torn.returncode == 1 and "run `duetto fetch` again" in torn.stderr
 
 
 def test_a_repository_that_is_not_there(tmp_path, duetto):
