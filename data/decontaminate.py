@@ -228,6 +228,11 @@ class Decontamination(CleanBlock):
         super().__init__("decontaminate", ledger)
         self.files, self.options = dict(files), options
 
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        for name in self.files:  # also those that no document holds: the matrix shows what was looked for
+            self.ledger.contaminated(name.partition("/")[0], [])
+        yield from super().run(data, rank, world_size)
+
     def apply(self, document: Document) -> str | None:
         benchmarks = self._benchmarks()
         found = benchmarks.find(document.text)

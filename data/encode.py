@@ -95,11 +95,15 @@ class TokenizerFile:
         return self.added[self.eos]
 
     def encoder(self, engine: str) -> Encode:
-        """Built once in a process: a large vocabulary takes seconds to load."""
+        """Built once in a process: a large vocabulary takes seconds to load.
+
+        gigatoken is built anew for every caller: its cache grows without bound, and goes with it.
+        """
+        if engine == "gigatoken":
+            return self._gigatoken()
         key = (self.sha256, engine)
         if key not in _encoders:
-            build = {"hf": self._hf, "fastokens": self._fastokens, "gigatoken": self._gigatoken}[engine]
-            _encoders[key] = build()
+            _encoders[key] = self._hf() if engine == "hf" else self._fastokens()
         return _encoders[key]
 
     def _hf(self) -> Encode:

@@ -23,21 +23,25 @@ SAMPLE = 500
 """Documents of a source from which tokens per word are measured."""
 
 
+IN_AND_OUT = ("documents_in", "documents_out")
+
+
 def write_report(
     run: Run, config: DataConfig, sources: Mapping[str, Source], mixture: dict[str, Any]
 ) -> dict[str, Any]:
     """Write ``data/report.json``, ``report.html`` and ``costs.js``; returns fertility and contamination."""
     folder = run.path("data")
+    cost = fertility(run, sources)
     facts = {
         "run": run.recipe.name,
         "tokenizer": mixture["tokenizer"],
-        "sources": {name: _source(run, name, source, mixture) for name, source in sources.items()},
+        "sources": {n: _source(run, n, source, mixture, cost[n]["bytes_per_token"]) for n, source in sources.items()},
         "stages": mixture["stages"],
         "validation": {
             name: {k: entry[k] for k in ("documents", "tokens", "bytes")}
             for name, entry in mixture["validation"].items()
         },
-        "fertility": fertility(run, sources),
+        "fertility": cost,
         "contamination": contamination(run, sources),
     }
     write_json(folder / "report.json", facts)
@@ -52,7 +56,8 @@ def write_report(
     return {"fertility": facts["fertility"], "contamination": facts["contamination"]}
 
 
-def _source(run: Run, name: str, source: Source, mixture: dict[str, Any]) -> dict[str, Any]:
+def _source(run: Run, name: str, source: Source, mixture: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
+    """Tokens of what was not tokenized (dropped text) are estimated from its bytes."""
     stats = read_json(run.path("data", name, "stats.json"))
     duplicates = read_json(run.path("data", "dedup", "summary.json"))[name]
     made = mixture["sources"][name]
@@ -62,7 +67,12 @@ def _source(run: Run, name: str, source: Source, mixture: dict[str, Any]) -> dic
         "kind": source.kind,
         "language": source.language,
         "counts": counts,
-        "dropped": {reason: {k: e[k] for k in ("documents", "bytes")} for reason, e in stats["dropped"].items()},
+        "tokens_in_estimate": round(counts["bytes_in"] / bytes_per_token),
+        "dropped": {
+            reason: {k: e[k] for k in ("documents", "bytes")} | {"tokens_estimate": round(e["bytes"] / bytes_per_token)}
+            for reason, e in stats["dropped"].items()
+        },
+        "changed": {k: v for k, v in counts.items() if k.startswith(("pii_", "documents_")) and k not in IN_AND_OUT},
         "bad_files": stats["bad_files"],
         "duplicates": duplicates,
         "held_out": counts["documents_out"] - removed - made["documents"],
@@ -90,7 +100,10 @@ def fertility(run: Run, sources: Mapping[str, Source]) -> dict[str, dict[str, An
 
 
 def contamination(run: Run, sources: Mapping[str, Source]) -> dict[str, dict[str, dict[str, int]]]:
-    """Source x benchmark: documents dropped because of it, and its items that were found. The card prints it."""
+    """Source x benchmark: documents dropped because of it, and its items that were found. The card prints it.
+
+    A benchmark that was looked for and not found has zeros; one that was not looked for has no entry.
+    """
     table: dict[str, dict[str, dict[str, int]]] = {}
     for name in sources:
         stats = read_json(run.path("data", name, "stats.json"))

@@ -306,7 +306,7 @@ def _mix(run: Run, force: bool) -> None:
 
     Stage(
         "tokenize",
-        version=2,
+        version=3,
         config={
             "stages": [s.model_dump() for s in config.stages],
             "max_epochs": {n: s.max_epochs or config.max_epochs for n, s in sources.items()},

@@ -29,6 +29,11 @@ JOURNAL_TOKENS = 20_000_000
 """Tokens between two entries of the journal: what a killed task has to do again, about three seconds of work."""
 
 
+GIGATOKEN_MB = 600
+"""Resident memory above which a new gigatoken takes over (1 CPU second): its cache grows by 9 MB for every MB of random
+words, and 20 M tokens of these are 36 MB."""
+
+
 class FastDocumentTokenizer(DocumentTokenizer):
     """Drop-in for DocumentTokenizer on a local output folder; loss masks and chunk shuffling are not served.
 
@@ -131,13 +136,16 @@ class FastDocumentTokenizer(DocumentTokenizer):
                 texts = [d.text for d in batch]
                 ids, offsets = encode(texts)
                 if oracle:
-                    self._compare(oracle, batch, ids, offsets, out.documents)
+                    self._compare(oracle, batch, ids, offsets, out)
                 tokens, ends = append_eos(ids, offsets, self.file.eos_id, self.token_size)
                 out.append(tokens, ends)
                 since += len(tokens)
                 if since >= JOURNAL_TOKENS:
                     out.save()
                     since = 0
+                    if self.engine == "gigatoken" and _resident_mb() > GIGATOKEN_MB:
+                        del encode
+                        encode = self.file.encoder(self.engine)
             self.stat_update("tokens", value=len(tokens))
         out.close()
         return out
@@ -154,11 +162,12 @@ class FastDocumentTokenizer(DocumentTokenizer):
         if batch:
             yield batch
 
-    def _compare(self, oracle: Encode, batch: list[Document], ids: Any, offsets: Any, before: int) -> None:
-        """The first documents of a task, then one of every batch, until the sample is full."""
-        first = max(self.oracle_documents // 2 - before, 0)
-        left = self.oracle_documents - self.stats["oracle"].total
-        chosen = range(min(first, len(batch))) if first else ([before % len(batch)] if left > 0 else [])
+    def _compare(self, oracle: Encode, batch: list[Document], ids: Any, offsets: Any, out: "_ResumableFile") -> None:
+        """The first documents of a task, then one of every batch, until the sample of this shard's length is full."""
+        first = max(self.oracle_documents // 2 - out.documents, 0)
+        shards = 1 + out.write_idx // self.max_tokens_per_file if self.max_tokens_per_file else 1
+        left = self.oracle_documents * shards - self.stats["oracle"].total
+        chosen = range(min(first, len(batch))) if first else ([out.documents % len(batch)] if left > 0 else [])
         chosen = [i for i in chosen if len(batch[i].text) < 2_000_000]  # the reference takes seconds a megabyte there
         if not chosen:
             return
@@ -172,6 +181,12 @@ class FastDocumentTokenizer(DocumentTokenizer):
                     f"tokenization engine {self.engine} differs from Hugging Face tokenizers on document "
                     f"{batch[i].id!r} at token {where}; set data.tokenization.engine=hf and report the document"
                 )
+
+
+def _resident_mb() -> float:
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def append_eos(

@@ -65,5 +65,5 @@ def test_contaminated_documents_are_dropped_and_counted(make_run, args, two_sour
         stats = read_json(run.path("data", "en", "stats.json"))
         assert stats["dropped"]["contaminated:cloze"]["documents"] == 1
         assert stats["dropped"]["contaminated:cloze"]["examples"][0]["id"] == "leak"
-        assert stats["contaminated_items"] == {"cloze": ["4"]}
-        assert read_json(run.path("data", "it", "stats.json"))["contaminated_items"] == {}
+        assert stats["contaminated_items"] == {"arc": [], "cloze": ["4"]}
+        assert read_json(run.path("data", "it", "stats.json"))["contaminated_items"] == {"arc": [], "cloze": []}

@@ -165,3 +165,17 @@ def test_files_that_are_no_tokenizer(tmp_path):
     )
     with pytest.raises(UserError, match="no end-of-text token"):
         _ = TokenizerFile(tmp_path).eos
+
+
+def test_gigatoken_is_replaced_when_its_cache_has_grown(tmp_path, tokenizer, monkeypatch):
+    built = []
+    monkeypatch.setattr(writer, "JOURNAL_TOKENS", 100)
+    real = TokenizerFile.encoder
+    monkeypatch.setattr(TokenizerFile, "encoder", lambda self, engine: (built.append(engine), real(self, engine))[1])
+    for name, limit in (("small", 1e9), ("large", 0)):
+        monkeypatch.setattr(writer, "GIGATOKEN_MB", limit)
+        step = FastDocumentTokenizer(str(tmp_path / name), str(tokenizer), label="t", engine="gigatoken", batch_size=10)
+        step.run(iter(documents(60)))
+        assert (built.count("gigatoken") > 1) == (name == "large")
+        built.clear()
+    assert files(tmp_path / "small") == files(tmp_path / "large")
