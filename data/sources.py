@@ -234,13 +234,16 @@ class SourceReader(PipelineStep):
             while True:
                 try:
                     batch = next(batches, None)
-                    rows = batch.to_pylist() if batch is not None else None
-                except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+                except (pa.ArrowException, OSError) as e:
                     raise UnreadableFile(f"unreadable after {number} rows ({_short(e)})") from None
-                if rows is None:
+                if batch is None:
                     return
-                for row in rows:
-                    document = self._document(row, path, number)
+                for row in _rows(batch):
+                    if row is None:
+                        self._drop("bad_encoding", f"{path}:{number}", "")
+                        document = None
+                    else:
+                        document = self._document(row, path, number)
                     number += 1
                     if document:
                         yield document
@@ -276,7 +279,7 @@ class SourceReader(PipelineStep):
         text, reason = self._pdf_pool().extract(content, self.source.seconds_per_file)
         if reason:
             self._drop(reason, path, "")
-            if reason in ("pdf_unreadable", "pdf_timeout"):
+            if reason in ("pdf_unreadable", "pdf_timeout", "pdf_crash"):
                 self.ledger.bad_file(path, reason)
             return
         document = self._document({self.source.text_key: text, self.source.id_key: path}, path, 0)
@@ -315,6 +318,20 @@ class SourceReader(PipelineStep):
 
 
 FORMATS = {"jsonl": "jsonl", "parquet": "parquet", "hub": "any", "warc": "warc", "pdf": "pdf", "code": "code"}
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """Rows of an Arrow batch; None for one that is not UTF-8."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for i in range(batch.num_rows):
+        try:
+            yield batch.slice(i, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield None
 
 
 def _read_line(f: IO[bytes], number: int) -> bytes:

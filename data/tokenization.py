@@ -16,7 +16,7 @@ from data.ledger import Ledger, byte_length, read_ledgers
 from data.reader import CleanReader, clean_files
 from data.shards import Shard
 from data.writer import FastDocumentTokenizer
-from duetto.console import progress
+from duetto.console import log, progress
 from duetto.errors import UserError
 from duetto.files import read_json, write_json
 from duetto.run import Run
@@ -106,9 +106,15 @@ def tokenize_validation(run: Run, config: DataConfig, sources: list[str]) -> dic
         for source in sources:
             by_language.setdefault(config.sources[source].language, []).append(source)
         for language, members in by_language.items():
-            if language not in index:
-                documents = _held_out(run, config, members)
+            if language in index:
+                continue
+            documents = list(_held_out(run, config, members))
+            if documents:
                 index[language] = _validation_file(run, language, documents, folder)
+            else:
+                log(f"  validation {language}: no document was held out of so few; raise data.validation.holdout")
+    if config.validation.holdout and not index:
+        raise UserError("no document was held out of so few; raise data.validation.holdout")
     write_json(folder / "index.json", index)
     return {name: {k: entry[k] for k in ("documents", "tokens", "bytes")} for name, entry in index.items()}
 
@@ -145,5 +151,5 @@ def _validation_file(run: Run, name: str, documents: Iterable[Document], folder:
     shutil.rmtree(work)
     shard = Shard.of_file(folder / f"{name}.ds", tokenizer.token_size)
     if not shard.tokens:
-        raise UserError(f"validation {name}: no document; raise data.validation.holdout, or give it a file with text")
+        raise UserError(f"validation {name}: the file holds no document; give it one with text, or remove it")
     return {**shard.record(str(folder)), "path": f"validation/{name}.ds", "bytes": size}

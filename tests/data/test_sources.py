@@ -233,3 +233,16 @@ def test_limit_and_tasks_read_each_file_once(tmp_path):
     assert sorted(seen) == sorted(f"{i}-{j}" for i in range(5) for j in range(4))
     texts, _ = read("jsonl", tmp_path, limit=3)
     assert len(texts) == 3
+
+
+def test_a_parquet_row_that_is_not_utf8_costs_only_itself(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _, offsets, text = pa.array(["one", "two", "three"]).buffers()
+    broken = pa.py_buffer(text.to_pybytes().replace(b"two", b"t\xff\xfe"))
+    table = {"id": ["a", "b", "c"], "text": pa.Array.from_buffers(pa.string(), 3, [None, offsets, broken])}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    texts, ledger = read("parquet", tmp_path)
+    assert texts == {"a": "one", "c": "three"}
+    assert ledger["dropped"]["bad_encoding"]["documents"] == 1 and ledger["counts"]["documents_in"] == 3
