@@ -53,7 +53,7 @@ class LocalExecutor(LocalPipelineExecutor):
         context = multiprocessing.get_context("forkserver")
         blob = dill.dumps(self)
         others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, die_with_parent) as pool, _ticking(self.poll):
+        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, _die_with_main) as pool, _ticking(self.poll):
             try:
                 for future in as_completed([pool.submit(_run_rank, blob, rank) for rank in ranks]):
                     future.result()
@@ -105,6 +105,19 @@ def _ticking(poll: Callable[[], None] | None) -> Iterator[None]:
     finally:
         end.set()
         thread.join()
+
+
+def _die_with_main() -> None:
+    """In a worker: its parent is the fork server, which outlives the run's process by what it is importing."""
+    die_with_parent()
+    main = multiprocessing.parent_process()
+    assert main is not None
+
+    def watch() -> None:
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_rank(blob: bytes, rank: int) -> None:

@@ -185,7 +185,7 @@ def test_workers_die_with_their_parent(tmp_path, two_sources):
                 continue
         return found
 
-    assert wait_for(lambda: not alive(), 10), alive()
+    assert wait_for(lambda: not alive(), 30), alive()  # a fork server first ends its imports
     began = time.monotonic()
     again = start(tmp_path, root, two_sources)
     assert again.wait(timeout=120) == 0, again.stdout.read()
