@@ -4,12 +4,18 @@ import argparse
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from duetto.errors import UserError
 from release import report
-from release.report_data import POINTS, restarts, thin
+from release.config import Energy
+from release.facts import CardFacts
+from release.render import Renderer
+from release.report_data import POINTS, cost, restarts, thin
+from release.tables import Tables
+from release.traced import Document
 from tests.release.browser import Browser
 
 
@@ -147,3 +153,25 @@ def test_scores_of_one_model_only(a_run):
     run.path("manifests", "eval.json").write_text(json.dumps(manifest))
     report.run(run, arguments())
     assert "0.810 ± 0.020" in written(run)
+
+
+def test_gpus_of_every_stage_count_in_cost_and_energy():
+    """Report and card: 16 GPUs for an hour, 4 for another, and a CPU stage that costs the machine's own watts."""
+    energy = {"watts_per_device": 400, "pue": 1.0}
+    recipe = {"pretrain": [{"parallelism": {"dp": 16, "tp": 1, "pp": 1}}], "release": {"energy": energy}}
+    host = {"cpus": 128, "machine": "x86_64", "gpus": ["A100-SXM4-80GB"] * 8}
+    manifests = {
+        "pretrain": {"seconds": 3600, "metrics": {}, "host": host},
+        "sft": {"seconds": 3600, "metrics": {"processes": 4}, "host": host},
+        "eval": {"seconds": 36, "metrics": {}, "host": {"cpus": 128, "machine": "x86_64"}},
+    }
+    cluster, release = SimpleNamespace(price_per_gpu_hour=2.0), SimpleNamespace(energy=Energy(**energy))
+    run = SimpleNamespace(recipe=SimpleNamespace(cluster=cluster, release=release, resolved=recipe))
+    found = cost(run, manifests)
+    assert (found["gpu_hours"], found["gpu_price"]) == (20, 40) and found["kwh"] == pytest.approx(8.004)
+    facts = object.__new__(CardFacts)
+    facts.recipe = Document(recipe, "recipe.yaml")
+    facts.m = {k: Document(m, f"manifests/{k}.json") for k, m in manifests.items()}
+    assert facts.energy["kwh"].value == pytest.approx(8.004)
+    renderer = Renderer("en")
+    assert renderer.unmark(Tables(renderer, facts).gpus("pretrain"))[0] == "16 x A100-SXM4-80GB"
