@@ -126,7 +126,8 @@ class _Loader(yaml.SafeLoader):
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> YamlDict:
     loader.flatten_mapping(node)
     out = YamlDict()
-    out.file, out.lines = str(loader.name), {}
+    out.file = "command line" if loader.name == "<unicode string>" else str(loader.name)
+    out.lines = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node)
         if key in out and key_node.start_mark.line + 1 != out.lines.get(str(key)):

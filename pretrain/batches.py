@@ -3,6 +3,8 @@
 Sample order within a step: micro-batch, data parallel rank, row.
 """
 
+import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,9 +20,11 @@ MicroBatch = dict[str, Any]
 
 
 class Feed:
-    """This rank's micro-batches. On a GPU a thread reads ahead into pinned memory."""
+    """This rank's micro-batches. On a GPU threads read ahead, a step each, into pinned memory."""
 
-    def __init__(self, job: Job, trainer: Any) -> None:
+    def __init__(self, job: Job, trainer: Any, workers: int | None = None) -> None:
+        """``workers``: threads that read ahead; None takes the job's number on a GPU and reads in the loop elsewhere
+        (on a CPU they would compete with the training)."""
         self.job, self.masking = job, job.model.document_masking
         tokens, shape = job.nanotron["tokens"], job.nanotron["model"]["model_config"]
         self.sequence_length, self.vocab_size = int(tokens["sequence_length"]), int(shape["vocab_size"])
@@ -30,10 +34,10 @@ class Feed:
         self.pp_rank = dist.get_rank(context.pp_pg)
         self.first_pp, self.last_pp = trainer.unwrapped_model.input_pp_rank, trainer.unwrapped_model.output_pp_rank
         self.cuda = torch.cuda.is_available()
-        self.opened: tuple[int, Samples] | None = None
-        ahead = self.cuda and any(s.loader_workers for s in job.data)
-        self.pool = ThreadPoolExecutor(1, "loader") if ahead else None
-        self.next: tuple[int, Future[list[MicroBatch]]] | None = None
+        self.opened = threading.local()  # a Mixture keeps files open and is one thread's
+        self.workers = max(s.loader_workers for s in job.data) * self.cuda if workers is None else workers
+        self.pool = ThreadPoolExecutor(self.workers, "loader") if self.workers else None
+        self.ahead: deque[tuple[int, Future[list[MicroBatch]]]] = deque()
 
     def stage_of(self, step: int) -> int:
         """Index of the data stage that feeds ``step`` (1-based)."""
@@ -43,15 +47,19 @@ class Feed:
         """The micro-batches of ``step``, on the device."""
         if self.pool is None:
             return self._load(step)
-        batch = self.next[1].result() if self.next and self.next[0] == step else self._load(step)
-        self.next = (step + 1, self.pool.submit(self._load, step + 1)) if step < self.job.steps else None
-        return [self._to_device(b) for b in batch]
+        if not self.ahead or self.ahead[0][0] != step:
+            self.ahead.clear()
+        first = self.ahead[-1][0] + 1 if self.ahead else step
+        for other in range(first, min(step + self.workers, self.job.steps) + 1):
+            self.ahead.append((other, self.pool.submit(self._load, other)))
+        return [self._to_device(b) for b in self.ahead.popleft()[1].result()]
 
     def _samples(self, index: int) -> Samples:
-        if self.opened is None or self.opened[0] != index:
+        if getattr(self.opened, "index", None) != index:
             stage = self.job.data[index]
-            self.opened = (index, open_samples(stage, self.sequence_length, self.job.eos_id, self.vocab_size))
-        return self.opened[1]
+            self.opened.samples = open_samples(stage, self.sequence_length, self.job.eos_id, self.vocab_size)
+            self.opened.index = index
+        return self.opened.samples  # type: ignore[no-any-return]
 
     def _load(self, step: int) -> list[MicroBatch]:
         index = self.stage_of(step)
@@ -90,14 +98,13 @@ class Feed:
         if self.pp_rank == self.last_pp:
             out["label_ids"] = window[:, 1:].contiguous()
             out["label_mask"] = everything if label_mask is None else label_mask
-        if self.pool is not None:
-            out = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in out.items()}
-        elif self.cuda:
-            out = self._to_device(out)
-        return out
+        if self.cuda and self.pool is not None:
+            return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in out.items()}
+        return self._to_device(out)
 
-    @staticmethod
-    def _to_device(batch: MicroBatch) -> MicroBatch:
+    def _to_device(self, batch: MicroBatch) -> MicroBatch:
+        if not self.cuda:
+            return batch
         return {k: v.cuda(non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
     def close(self) -> None:

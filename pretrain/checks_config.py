@@ -114,10 +114,12 @@ def watches(facts: Facts) -> Finding:
 
 def no_late_compilation(facts: Facts) -> Finding:
     """What is compiled when training starts can be compiled on a compute node: torch.compile calls a C compiler."""
-    compiling = [
-        c for c in facts.configs if c.duetto.compile_layers or (c.duetto.compile_layers is None and _gpu(facts))
-    ]
-    if not compiling:
+    by_default = _gpu(facts)
+    for c in facts.configs:
+        able = c.parallelism.tp == 1 and not c.duetto.document_masking
+        if c.duetto.compile_layers or (c.duetto.compile_layers is None and able and by_default):
+            break
+    else:
         return ok("nothing is compiled at run time")
     compiler = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if compiler is None:

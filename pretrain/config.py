@@ -94,6 +94,8 @@ class PretrainConfig(Section):
             return "duetto.copying_init needs whole matrices: set parallelism.tp to 1 or remove it"
         if self.duetto.copying_init and self.duetto.zero_init_output_projections:
             return "duetto.copying_init and zero_init_output_projections set the same matrices: keep one"
+        if m.z_loss_enabled and p.tp > 1 and not self.duetto.fused_cross_entropy:
+            return "model.model_config.z_loss_enabled with tp > 1 needs duetto.fused_cross_entropy: true"
         if self.optimizer.optimizer_factory.name == "muon" and p.tp > 1:
             return "optimizer_factory.name muon needs whole matrices: set parallelism.tp to 1 or use adamW"
         return None

@@ -73,15 +73,21 @@ def slow_ranks(compute_seconds: Sequence[float], factor: float) -> list[int]:
 
 
 class Preemption:
-    """SIGTERM and SIGUSR1 ask for a checkpoint and an early end; the ranks agree on it at the end of a step."""
+    """SIGTERM and SIGUSR1 ask for a checkpoint and an early end; the ranks agree on it at the end of a step.
+
+    The worker listens before it imports the engine: a request during those ten seconds would kill it, and torchrun
+    would start it again as if a worker had been lost.
+    """
+
+    asked = False
+    """Of the process, whichever instance listens."""
 
     def __init__(self) -> None:
-        self.asked = False
         for name in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(name, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        Preemption.asked = True
 
 
 class StallWatch:

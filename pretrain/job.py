@@ -37,7 +37,7 @@ class ModelOptions(StrictModel):
     cross_entropy_chunk: int = Field(default=0, ge=0)
     """Tokens a slice; 0 chooses so that a slice of logits takes at most 256 MB in fp32 (smaller slices cost time)."""
     compile_layers: bool | None = None
-    """torch.compile for each decoder layer; by default on a GPU only."""
+    """torch.compile for each decoder layer; None: on a GPU, without tensor parallelism and document masking."""
 
 
 class OptimizerOptions(StrictModel):
@@ -104,7 +104,7 @@ class CheckpointOptions(StrictModel):
     keep_every: int = 0
     """Keep every checkpoint whose step is a multiple of it; 0: none."""
     keep_steps: list[int] = []
-    """Steps to keep for good: what was released."""
+    """Steps to keep for good: what was converted to a model."""
     background: bool = True
     """Write while training goes on; it stops only for the copy to host memory."""
     shared_filesystem: bool = True

@@ -177,12 +177,13 @@ def optimizer_options(config: PretrainConfig) -> OptimizerOptions:
     )
 
 
-def checkpoint_options(config: PretrainConfig) -> CheckpointOptions:
+def checkpoint_options(config: PretrainConfig, keep_steps: list[int]) -> CheckpointOptions:
     keep, c = config.duetto.keep, config.checkpoints
     return CheckpointOptions(
         interval=c.checkpoint_interval,
         keep_last=keep.last,
         keep_every=keep.every or 0,
+        keep_steps=keep_steps,
         shared_filesystem=c.checkpoints_path_is_shared_file_system,
     )
 

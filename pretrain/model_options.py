@@ -78,13 +78,21 @@ class DecoderLayer(llama.LlamaDecoderLayer):
         )
         if options.document_masking:
             self.attn.attention = DocumentAttention(config, parallel_config=parallel_config, layer_idx=layer_idx)
-        self.whole = torch.compile(super().forward) if options.compile_layers else super().forward
+        self.whole = torch.compile(super().forward) if _compiles(options, tp_pg) else super().forward
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> Tensors:  # type: ignore[override]
         if not (self.recompute and torch.is_grad_enabled()):
             return self.whole(hidden_states, sequence_mask)
         out = checkpoint(lambda x: self.whole(x, sequence_mask)["hidden_states"], hidden_states, use_reentrant=False)
         return {"hidden_states": out, "sequence_mask": sequence_mask}
+
+
+def _compiles(options: ModelOptions, tp_pg: Any) -> bool:
+    """By default on one GPU a replica: Inductor fuses norm, SwiGLU and rotary embedding of a layer. Tensor parallel
+    collectives and the document starts, which depend on the data, break the graph, so there it is off unless asked."""
+    if options.compile_layers is not None:
+        return options.compile_layers
+    return torch.cuda.is_available() and tp_pg.size() == 1 and not options.document_masking
 
 
 class HeadLoss(TensorParallelColumnLinear):
@@ -126,8 +134,6 @@ class Loss(llama.Loss):
         return {"loss": super().forward(sharded_logits, label_ids, label_mask)["loss"] + z}
 
     def _z(self, sharded_logits: torch.Tensor, label_mask: torch.Tensor) -> torch.Tensor:
-        if self.tp_pg.size() > 1:
-            raise NotImplementedError("z-loss under tensor parallelism needs fused_cross_entropy: true")
         log_z = sharded_logits.logsumexp(-1).transpose(0, 1)
         return self.z_loss * (log_z.square() * label_mask).sum() / label_mask.sum()
 

@@ -8,7 +8,7 @@ from pretrain.schema import Section
 
 
 class Retention(Section):
-    """Which checkpoints stay. Released ones (named by a card) and the last complete one always do."""
+    """Which checkpoints stay; those that were converted to a model (base/, base-<step>/) always do."""
 
     last: int = Field(default=3, ge=1)
     """The newest ones."""
@@ -57,7 +57,7 @@ class DuettoOptions(Section):
     cross_entropy_chunk: int = Field(default=0, ge=0)
     """Tokens a slice; 0 chooses so that a slice of logits takes at most 256 MB in float32."""
     compile_layers: bool | None = None
-    """torch.compile for each decoder layer; null: on a GPU only."""
+    """torch.compile for each decoder layer; null: on a GPU, without tensor parallelism and document masking."""
     max_epochs: float = Field(default=4.0, gt=0)
     """Refuse data_stages that pass over a folder more often (repetition past ~4 hurts: arXiv:2305.16264)."""
     keep: Retention = Retention()

@@ -67,11 +67,11 @@ def _job(run: Run, config: PretrainConfig, index: int, mixture: dict[str, Any], 
         schedule=config.optimizer.learning_rate_scheduler,
         data=data,
         validation=mapping.validation_options(config, _validation(run, mixture)),
-        checkpoints=mapping.checkpoint_options(config),
+        checkpoints=mapping.checkpoint_options(config, converted(run)),
         guards=mapping.guard_options(config),
         eos_id=tokenizer["eos_id"],
         init_from=_start(config, root, offset),
-        resume_from=config.checkpoints.resume_checkpoint_path if not before else None,
+        resume_from=_resume(config) if not before else None,
         identity=_identity(config, data, mixture, index),
         flops_per_token=arithmetic.flops_per_token(shape, t.sequence_length),
         flops_per_token_causal=arithmetic.flops_per_token(shape, t.sequence_length, causal=True),
@@ -148,6 +148,19 @@ def _validation(run: Run, mixture: dict[str, Any]) -> list[ValidationSet]:
         )
         for name, entry in mixture["validation"].items()
     ]
+
+
+def _resume(config: PretrainConfig) -> str | None:
+    path = config.checkpoints.resume_checkpoint_path
+    if path is not None and not Path(path).is_dir():
+        raise UserError(f"checkpoints.resume_checkpoint_path: {path}: no such checkpoint folder; a start without it "
+                        "would be a new training")  # fmt: skip
+    return path
+
+
+def converted(run: Run) -> list[int]:
+    """Steps that became a model (base/, base-<step>/): what was released can be made again only from them."""
+    return sorted({int(read_json(p)["step"]) for p in run.root.glob("base*/parity.json")})
 
 
 def _start(config: PretrainConfig, root: Path, offset: int) -> str | None:

@@ -8,13 +8,15 @@ is silently ignored. Data, model and optimizer have files of their own; checks a
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from duetto.recipe import StrictModel
 
 
 class Section(StrictModel):
-    """A section of the file."""
+    """A section of the file. Numbers are finite: nan passes most comparisons, and would reach the weights."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     only: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
     """Field -> (the values it may have, why no other)."""

@@ -4,12 +4,9 @@ nanotron's own loop has no place between the backward pass and the optimizer ste
 checkpoints in the foreground, and logs to wandb; the rest of its trainer is used as it is.
 """
 
-import dataclasses
 import functools
-import json
 import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +21,6 @@ from nanotron.sanity_checks import (
     before_optim_step_sanity_checks,
     before_tbi_sanity_checks,
 )
-from nanotron.serialize import save_lr_scheduler, save_optimizer, save_random_states, save_weights
-from nanotron.serialize.metadata import save_meta
 from nanotron.trainer import DistributedTrainer
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -33,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from duetto.errors import Preempted
 from pretrain import devices, optimizer
 from pretrain.batches import Feed
+from pretrain.capture import capture
 from pretrain.checkpoints import Checkpoint, Writer
 from pretrain.compat import device_mode, fixes
 from pretrain.faults import Fault
@@ -40,7 +36,6 @@ from pretrain.guards import Preemption, SpikeWatch, StallWatch, refuse_non_finit
 from pretrain.job import Job
 from pretrain.metrics import Clock, ForwardSeconds, Journal, memory_bytes, truncate_after
 from pretrain.model_options import Llama
-from pretrain.muon import Muon
 from pretrain.schedule import multiplier
 from pretrain.validation import Validator
 
@@ -288,11 +283,7 @@ class Trainer(DistributedTrainer):
         self.writer.wait()
         shown = self.job.offset + step
         folder = self.job.root / "checkpoints" / str(shown)
-        with device_mode(), fixes.recorded_writes() as writes:
-            self._capture(folder, step)
-        if self.rank == 0:
-            small = ("config.yaml", "model_config.json", "checkpoint_metadata.json")
-            writes += [(folder / name, lambda path: None) for name in small]  # on disk already; COMMIT lists them
+        writes = capture(self, folder, step)
         commit = {
             "stage": self.job.stage,
             "identity": self.job.identity,
@@ -302,27 +293,6 @@ class Trainer(DistributedTrainer):
         }
         self.writer.start(shown, writes, commit, wait=wait)
         self.last_good = shown
-
-    def _capture(self, folder: Path, step: int) -> None:
-        """nanotron's own savers, under `recorded_writes`: the folder is one that nanotron can read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        context = self.parallel_context
-        self.config.general.step = step
-        self.config.general.consumed_train_samples = self.consumed_train_samples
-        base = self.optimizer.get_base_optimizer()
-        save_weights(model=self.unwrapped_model, parallel_context=context, root_folder=folder)
-        if isinstance(base, Muon):
-            base.gather_state()
-        save_optimizer(optimizer=self.optimizer, parallel_context=context, root_folder=folder)
-        if isinstance(base, Muon):
-            base.drop_foreign_state()
-        save_lr_scheduler(self.lr_scheduler, context, folder)
-        save_random_states(self.random_states, context, folder)
-        if self.rank == 0:
-            self.config.save_as_yaml(folder / "config.yaml")
-            (folder / "model_config.json").write_text(json.dumps(dataclasses.asdict(self.model_config)))
-            metas = {"last_train_step": step, "consumed_train_samples": self.consumed_train_samples}
-            save_meta(context, folder, metas)
 
 
 def _local_ranks() -> tuple[int, int]:

@@ -73,9 +73,7 @@ class Validator:
             window = torch.from_numpy(np.array(held.windows[index if real else 0]))[None]
             mask = held.mask(index if real else 0)
             positions = self._positions(window)
-            batches.append(feed.place(window, positions, mask))
-            if feed.pool is not None:
-                batches[-1] = feed._to_device(batches[-1])
+            batches.append(feed._to_device(feed.place(window, positions, mask)))
             weights.append(float(mask.sum()) if real else 0.0)
         sums = torch.zeros(2, dtype=torch.float64)
         trainer.unwrapped_model.eval()

@@ -17,6 +17,7 @@ from duetto.errors import Preempted, UserError
 from duetto.files import read_json, write_json
 from duetto.process import MARK, worker_main
 from pretrain.checkpoints import Checkpoint, complete, steps_on_disk, verify
+from pretrain.guards import Preemption
 from pretrain.job import Job
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     job = Job.load(sys.argv[1])
     told = job.root / ".progress" / f"outcome-{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}.json"
     _raise_again(told)
+    Preemption()
     try:
         _train(job)
     except (UserError, Preempted) as e:

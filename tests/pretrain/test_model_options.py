@@ -13,7 +13,7 @@ from data.loader import document_positions
 from pretrain.convert_back import to_nanotron
 from pretrain.samples import open_samples
 from tests.pretrain.conftest import EOS, SEQUENCE, VOCAB, MakeJob, build_llama
-from tests.pretrain.ranks import in_engine, train
+from tests.pretrain.ranks import _free_port, _rank, in_engine, train
 
 ROWS = 16
 
@@ -75,6 +75,36 @@ def test_variants_agree(make_job: MakeJob) -> None:
         assert losses[name] == pytest.approx(losses["plain"], abs=1e-5), name
     assert losses["z-loss"] == pytest.approx(losses["z-loss unfused"], abs=1e-5)
     assert losses["z-loss"][0] > losses["plain"][0] + 0.1
+
+
+def test_compiled_layers_are_the_plain_ones(make_job: MakeJob) -> None:
+    """torch.compile of each layer, the default on a GPU: traced and differentiated alike, but for the code generator,
+    which takes a minute on a CPU."""
+    plain = train(make_job("plain", steps=3)).losses
+    job = make_job("compiled", steps=3, model={"compile_layers": True})
+    job.root.mkdir(parents=True)
+    job.save(job.root / "job-0.json")
+    graphs = in_engine(traced, str(job.root / "job-0.json"), str(job.root / "log"))
+    assert 0 < graphs < 20  # one set for both layers, not one for each
+    losses = [json.loads(line)["loss"] for line in (job.root / "metrics.jsonl").read_text().splitlines()]
+    assert losses == pytest.approx(plain, abs=1e-5)
+
+
+def traced(job_file: str, log: str) -> int:
+    """Train with every graph recorded; how many there were."""
+    import functools
+
+    from torch._dynamo.backends.debugging import aot_eager
+
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    torch.compile = functools.partial(torch.compile, backend=backend)  # type: ignore[assignment]
+    _rank(0, 1, _free_port(), job_file, log, {})
+    return len(graphs)
 
 
 def test_bf16_fast_path_is_the_plain_one_within_its_tolerance(make_job: MakeJob) -> None:
@@ -147,3 +177,28 @@ def test_validation_against_hugging_face(llama: Path, tokens: Path, make_job: Ma
     assert before["step"] == 0 and before["tokens"] == 8 * SEQUENCE
     assert before["loss"] == pytest.approx(expected, abs=1e-6)
     assert before["bits_per_byte"] == pytest.approx(expected * 3000 / 9000 / np.log(2))
+
+
+def test_reading_ahead_gives_the_same_batches(make_job: MakeJob, tokens: Path) -> None:
+    """Three threads across a change of the data stage, and from the middle: what the loop would read itself."""
+    job = make_job(steps=9, rows=2)
+    later = job.data[0].model_copy(update={"name": "later", "start_step": 4, "seed": 11})
+    in_engine(read_twice, job.model_copy(update={"data": [job.data[0], later]}))
+
+
+def read_twice(job: Any) -> None:
+    from types import SimpleNamespace
+
+    from pretrain import batches
+
+    group = SimpleNamespace(size=lambda: 1)
+    model = SimpleNamespace(input_pp_rank=0, output_pp_rank=0)
+    trainer = SimpleNamespace(parallel_context=SimpleNamespace(dp_pg=group, pp_pg=group), unwrapped_model=model)
+    batches.dist.get_rank = lambda _: 0
+    for first in (1, 6):
+        plain, ahead = batches.Feed(job, trainer, 0), batches.Feed(job, trainer, 3)
+        for step in range(first, job.steps + 1):
+            for a, b in zip(plain.step(step), ahead.step(step), strict=True):
+                assert all(torch.equal(a[k], b[k]) for k in ("input_ids", "label_ids"))
+        assert not ahead.ahead  # nothing beyond the last step
+        ahead.close()

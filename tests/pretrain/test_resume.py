@@ -141,3 +141,15 @@ def test_retention() -> None:
 
     options = CheckpointOptions(interval=10, keep_last=2, keep_every=50, keep_steps=[30])
     assert checkpoints.to_prune(range(10, 101, 10), options) == [10, 20, 40, 60, 70, 80]
+
+
+def test_what_was_converted_is_kept(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from pretrain.prepare import converted
+
+    for name, step in (("base", 40), ("base-20", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "parity.json").write_text(json.dumps({"step": step}))
+    assert converted(cast(Any, SimpleNamespace(root=tmp_path))) == [20, 40]
