@@ -20,7 +20,7 @@ endif
 export PYTHONDONTWRITEBYTECODE :=
 
 VERBS := plan doctor fetch tokenize pretrain convert sft dpo masks eval card export push chat report submit status
-BENCHES := $(filter-out __init__ common,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(filter-out __init__ common variants,$(basename $(notdir $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock bench clean $(VERBS)

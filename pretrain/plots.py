@@ -44,6 +44,7 @@ def smooth(values: list[float], window: int) -> list[float]:
 
 def _training(records: list[dict[str, Any]], path: Path) -> Path:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     tokens = [r["tokens"] for r in records]
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
@@ -58,21 +59,31 @@ def _training(records: list[dict[str, Any]], path: Path) -> Path:
     axes.flat[0].plot([r["tokens"] for r in spikes], [r["loss"] for r in spikes], "rx", label="spike")
     if spikes:
         axes.flat[0].legend()
+    axes[1, 1].yaxis.set_major_formatter(EngFormatter(sep=""))
     for axis in axes[1]:
         axis.set_xlabel("tokens")
+        axis.xaxis.set_major_formatter(EngFormatter())
     return _save(figure, path)
 
 
 def _validation(measured: list[dict[str, Any]], tokens: Mapping[int, int], path: Path) -> Path:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for source in dict.fromkeys(r["source"] for r in measured):
         own = [r for r in measured if r["source"] == source]
         axis.plot([tokens.get(r["step"], 0) for r in own], [r["bits_per_byte"] for r in own], "o-", label=source)
     axis.set_xlabel("tokens")
+    axis.xaxis.set_major_formatter(EngFormatter())
     axis.set_ylabel("held-out bits per byte")
-    axis.grid(alpha=0.3)
+    values = [r["bits_per_byte"] for r in measured]
+    if max(values) > 3 * min(values):  # one hard source would flatten the others
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3, which="both")
     axis.legend()
     return _save(figure, path)
 

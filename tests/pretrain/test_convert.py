@@ -22,7 +22,7 @@ def last(job: Job) -> Path:
 
 
 @pytest.mark.parametrize(
-    "topology", [{"dp": 2, "dtype": "bfloat16"}, {"tp": 2}, {"pp": 2}], ids=["dp2-bf16", "tp2", "pp2"]
+    "topology", [{"dp": 2, "dtype": "bfloat16"}, {"tp": 2}, {"tp": 2, "pp": 2}], ids=["dp2-bf16", "tp2", "tp2-pp2"]
 )
 @pytest.mark.parametrize("interleaved", [True, False], ids=["pairs", "halves"])
 def test_trained_checkpoint(topology: dict, interleaved: bool, make_job: MakeJob, tmp_path: Path) -> None:
@@ -39,6 +39,16 @@ def test_trained_checkpoint(topology: dict, interleaved: bool, make_job: MakeJob
     assert model.dtype == (torch.bfloat16 if "dtype" in topology else torch.float32)
     assert parity["tensors"] == len(load_file(tmp_path / "base" / "model.safetensors"))
     assert model.generation_config.eos_token_id == job.eos_id
+
+
+def test_a_checkpoint_of_one_topology_starts_another(make_job: MakeJob) -> None:
+    """Weights written by tp 2 x pp 2 are cut anew by the loader: every topology begins with the same loss."""
+    made = make_job("made", steps=6, tp=2, pp=2)
+    train(made)
+    losses = {}
+    for name, topology in {"one": {}, "tp2": {"tp": 2}, "pp2": {"pp": 2}}.items():
+        losses[name] = train(make_job(name, steps=3, init_from=str(last(made)), **topology)).losses
+    assert losses["tp2"] == pytest.approx(losses["one"], abs=1e-5) == losses["pp2"]
 
 
 def test_wrong_rotary_layout_is_refused(make_job: MakeJob, llama: Path, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ TOPOLOGIES = {
     "bf16-dp2-muon-zero1": {"dp": 2, "dtype": "bfloat16", "optimizer": MUON, "zero": 1},
     "bf16-tp2": {"tp": 2, "dtype": "bfloat16"},
     "bf16-pp2": {"pp": 2, "dtype": "bfloat16"},
+    "reduce-scatter": {"tp": 2, "dtype": "bfloat16", "tp_mode": "REDUCE_SCATTER"},
+    "bf16-dp2-tp2-zero1": {"dp": 2, "tp": 2, "dtype": "bfloat16", "zero": 1},
+    "bf16-dp2-pp2-1f1b": {"dp": 2, "pp": 2, "dtype": "bfloat16", "pp_engine": "1f1b"},
 }
 
 

@@ -54,6 +54,8 @@ TOPOLOGIES = {
     "pp2-afab": {"pp": 2, "rows": 4, "accumulation": 4},
     "pp2-1f1b": {"pp": 2, "rows": 4, "accumulation": 4, "pp_engine": "1f1b"},
     "dp2-tp2": {"dp": 2, "tp": 2},
+    "dp2-tp2-zero1": {"dp": 2, "tp": 2, "zero": 1},
+    "dp2-pp2-zero1": {"dp": 2, "pp": 2, "rows": 4, "zero": 1},
 }
 
 
