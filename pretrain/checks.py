@@ -55,6 +55,8 @@ class Facts:
 
     recipe: Recipe
     run_root: Path
+    accept_change: bool = False
+    """The user has said that a checkpoint may be continued although the batch changed."""
 
     @property
     def configs(self) -> list[PretrainConfig]:

@@ -172,6 +172,8 @@ def processes_fit(facts: Facts) -> Finding:
                     "lower parallelism.dp, or name a cluster (cluster=configs/clusters/NAME.yaml)",
                 )
         changed = _changed_batch(facts, i)
+        if changed and facts.accept_change:
+            return warn(facts.name(i) + changed, "nothing to do: the change was accepted")
         if changed:
             return fail(facts.name(i) + changed, "restore it, start again with --force, or give --accept-change")
     return ok(

@@ -153,9 +153,9 @@ def run(run: Run, args: argparse.Namespace) -> None:
     _stop_at_failures(found)
 
 
-def examine(recipe: Recipe, run_root: Path) -> list[tuple[Check, Finding]]:
+def examine(recipe: Recipe, run_root: Path, accept_change: bool = False) -> list[tuple[Check, Finding]]:
     """All checks, in order. A check that meets wrong input reports it as its own failure."""
-    facts = Facts(recipe, run_root)
+    facts = Facts(recipe, run_root, accept_change)
     out = []
     for check in CHECKS:
         try:
@@ -166,13 +166,13 @@ def examine(recipe: Recipe, run_root: Path) -> list[tuple[Check, Finding]]:
     return out
 
 
-def preflight(recipe: Recipe, run_root: Path) -> None:
+def preflight(recipe: Recipe, run_root: Path, accept_change: bool = False) -> None:
     """What pretrain and submit call: warnings are shown, failures stop.
 
     Raises:
         UserError: at least one check failed; the message has the first.
     """
-    found = examine(recipe, run_root)
+    found = examine(recipe, run_root, accept_change)
     for check, finding in found:
         if finding.status == "warn":
             log(f"warning: {check.name}: {finding.detail}; {finding.remedy}")

@@ -50,7 +50,7 @@ def run(run: Run, args: argparse.Namespace) -> None:
     root = run.path("pretrain")
 
     def work(_: Work) -> Mapping[str, Any]:
-        preflight(run.recipe, run.root)
+        preflight(run.recipe, run.root, accept)
         placement.place(run.recipe.pretrain, run.root)
         for job in planned:
             train(in_engine_format(job, run.logs / "convert.log"), run.logs / "pretrain.log", accept)
@@ -78,7 +78,7 @@ def train(job: Job, log_file: Path, accept_change: bool = False) -> None:
     """
     found = continue_from(job, accept_change)
     if found is not None and found.step >= job.last_step:
-        log(f"pretrain: step {found.step:,} is complete")
+        log(f"pretrain: step {job.last_step:,} is complete")
         return
     job_file = job.root / f"job-{job.stage}.json"
     job.save(job_file)
@@ -94,10 +94,22 @@ def train(job: Job, log_file: Path, accept_change: bool = False) -> None:
 
 
 def continue_from(job: Job, accept_change: bool) -> Checkpoint | None:
-    """The checkpoint that the workers will continue, checked against the job; torn ones are named."""
-    found, torn = complete(job.root / "checkpoints", up_to=job.last_step)
+    """The checkpoint that the workers will continue, checked against the job; torn ones are named.
+
+    A checkpoint of a later file of the recipe stands for this one's end, whose own may be pruned by now.
+    """
+    found, torn = complete(job.root / "checkpoints")
     for line in torn:
         log(f"pretrain: {line}")
+    if found is not None and found.commit["stage"] > job.stage:
+        return found
+    if found is not None and found.step > job.last_step:
+        beyond, (found, _) = found, complete(job.root / "checkpoints", up_to=job.last_step)
+        if found is None or found.step <= job.offset:
+            raise UserError(
+                f"{beyond.path} is beyond the last step now asked for, {job.last_step:,}, and no earlier checkpoint is "
+                "left: restore tokens.train_steps, or start afresh with --force"
+            )
     if found is None or found.step <= job.offset:
         if found is None and torn:
             log("pretrain: no complete checkpoint, starts from the beginning")

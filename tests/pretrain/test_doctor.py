@@ -220,6 +220,8 @@ def test_13_a_changed_global_batch(home: Path, monkeypatch: pytest.MonkeyPatch) 
     other_batch(home, monkeypatch)
     finding = found(load(home, *SMALL), 13)
     assert finding.status == "fail" and "samples_per_step 16, now it is 4" in finding.detail
+    recipe = load(home, *SMALL)
+    doctor.preflight(recipe, recipe.run_root, accept_change=True)
 
 
 def test_15_a_start_model_that_is_not_there(home: Path) -> None:

@@ -134,6 +134,23 @@ def test_changes_are_refused_with_the_difference(uninterrupted: Result) -> None:
     assert continue_from(other, accept_change=True) is not None
 
 
+def test_a_finished_file_is_not_trained_again(make_job: MakeJob) -> None:
+    """Its last checkpoint is pruned while the next file trains; and a horizon cut short does not start afresh."""
+    from pretrain.stage import continue_from
+
+    first = make_job(steps=6, interval=6, checkpoints={"keep_last": 1})
+    start = {"stage": 1, "offset": 6, "init_from": str(first.root / "checkpoints" / "6")}
+    second = first.model_copy(update=start)
+    train(first)
+    train(second)
+    assert checkpoints.steps_on_disk(first.root / "checkpoints") == [12]
+    found = continue_from(first, accept_change=False)
+    assert found is not None and found.step >= first.last_step
+    shorter = second.nanotron | {"tokens": second.nanotron["tokens"] | {"train_steps": 4}}
+    with pytest.raises(UserError, match="beyond the last step now asked for, 10"):
+        continue_from(second.model_copy(update={"nanotron": shorter}), accept_change=True)
+
+
 def test_missing_resume_path_is_an_error(make_job: MakeJob, tmp_path: Path) -> None:
     result = Ranks(make_job(resume_from=str(tmp_path / "nowhere"))).wait()
     assert result.codes == [2] and "no such checkpoint folder" in result.log
