@@ -11,6 +11,7 @@ from duetto.recipe import ROOT, read_yaml, validate
 from pretrain import options, schedule, schema, schema_data, schema_model, schema_optimizer
 from pretrain.config import PretrainConfig
 from pretrain.mapping import checkpoints_folder, optimizer_options, to_nanotron, with_vocabulary
+from tests.pretrain.ranks import in_engine
 
 FILES = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
 
@@ -166,6 +167,7 @@ REFUSED = {
         {"checkpoints__save_final_state": False, "checkpoints__checkpoint_interval": 999},
         "the trained model would not be saved",
     ),
+    "nan": ({"optimizer__learning_rate_scheduler__learning_rate": float("nan")}, "finite number"),
     "zero 3": ({"optimizer__zero_stage": 3}, "optimizer.zero_stage"),
 }
 
@@ -220,15 +222,16 @@ def test_null_is_the_default_where_it_means_nothing() -> None:
     assert c.general.seed == 42 and c.parallelism.tp_mode == "ALL_REDUCE" and c.duetto.watch.skip_spikes is False
 
 
-@pytest.mark.parametrize("name", [p.stem for p in FILES])
-def test_nanotron_accepts_what_we_hand_it(name: str, tmp_path: Path) -> None:
-    from pretrain import compat
+def test_nanotron_accepts_what_we_hand_it(tmp_path: Path) -> None:
+    for path in FILES:
+        in_engine(accepted, path.stem, tmp_path)
 
-    compat.install()
+
+def accepted(name: str, folder: Path) -> None:
     from nanotron.config import LlamaConfig, get_config_from_dict
 
     config = load(name)
-    given = to_nanotron(config, checkpoints=tmp_path, run_name="x", tokenizer="tok")
+    given = to_nanotron(config, checkpoints=folder, run_name="x", tokenizer="tok")
     kept = copy.deepcopy(given)
     found = get_config_from_dict(given)
     assert found.tokens.train_steps == config.tokens.train_steps

@@ -129,9 +129,12 @@ def test_zero_init(make_job: MakeJob) -> None:
 
 def test_copying_init(make_job: MakeJob) -> None:
     """Keys equal queries, the output gives back the values; and the option reaches the model."""
-    from pretrain import compat
+    in_engine(copies)
+    copier = train(make_job("copier", steps=1, model={"copying_init": 0.2}, rows=8, init_from=None, pp=2)).losses[0]
+    assert copier != train(make_job("plain", steps=1, rows=8, init_from=None, pp=2)).losses[0]
 
-    compat.install()
+
+def copies() -> None:
     from pretrain.model_options import start_as_copier
 
     hidden, heads, groups, dim = 16, 4, 2, 4
@@ -147,9 +150,6 @@ def test_copying_init(make_job: MakeJob) -> None:
     values = v.view(groups, dim, hidden).repeat_interleave(heads // groups, 0).reshape(-1, hidden)
     copied = attention.o_proj.weight.detach() @ values  # all heads looking at one token: a part of it, half as strong
     assert torch.allclose(copied, 0.5 * v.T @ v, atol=1e-5)
-
-    copier = train(make_job("copier", steps=1, model={"copying_init": 0.2}, rows=8, init_from=None, pp=2)).losses[0]
-    assert copier != train(make_job("plain", steps=1, rows=8, init_from=None, pp=2)).losses[0]
 
 
 def test_schedule_reaches_the_optimizer(make_job: MakeJob) -> None:

@@ -1,10 +1,13 @@
 """The learning rate against nanotron's own scheduler, and the drawn curve."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from pretrain import compat
 from pretrain.schedule import LRScheduler, learning_rate, multiplier, plot
+from tests.pretrain.ranks import in_engine
 
 
 def scheduler(**changes: object) -> LRScheduler:
@@ -12,25 +15,24 @@ def scheduler(**changes: object) -> LRScheduler:
     return LRScheduler(**values | {"lr_decay_steps": 20, "min_decay_lr": 1e-4} | changes)
 
 
-@pytest.mark.parametrize("style", ["linear", "cosine"])
-@pytest.mark.parametrize("warmup", ["linear", "constant"])
-@pytest.mark.parametrize("change", [{}, {"lr_warmup_steps": 0}, {"lr_decay_starting_step": 7, "lr_decay_steps": 43}])
-def test_equal_to_nanotron_step_by_step(style: str, warmup: str, change: dict) -> None:
-    compat.install()
+def test_equal_to_nanotron_step_by_step() -> None:
+    in_engine(against_nanotron)
+
+
+def against_nanotron() -> None:
     from nanotron.config import LRSchedulerArgs
     from nanotron.helpers import lr_scheduler_builder
 
-    s = scheduler(lr_decay_style=style, lr_warmup_style=warmup, **change)
-    assert s.problem(50) is None
-    group = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=s.learning_rate)
-
-    class Optimizer:
-        def get_base_optimizer(self) -> torch.optim.Optimizer:
-            return group
-
-    theirs = lr_scheduler_builder(Optimizer(), LRSchedulerArgs(**s.model_dump()), 50)
-    for step in range(60):
-        assert learning_rate(s, step) == pytest.approx(s.learning_rate * theirs.lr_lambdas[0](step), rel=1e-12, abs=0)
+    changes: list[dict[str, object]] = [{}, {"lr_warmup_steps": 0}, {"lr_decay_starting_step": 7, "lr_decay_steps": 43}]
+    for style, warmup, change in itertools.product(("linear", "cosine"), ("linear", "constant"), changes):
+        s = scheduler(lr_decay_style=style, lr_warmup_style=warmup, **change)
+        assert s.problem(50) is None
+        group = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=s.learning_rate)
+        theirs = lr_scheduler_builder(
+            SimpleNamespace(get_base_optimizer=lambda group=group: group), LRSchedulerArgs(**s.model_dump()), 50
+        )
+        expected = [s.learning_rate * theirs.lr_lambdas[0](step) for step in range(60)]
+        assert [learning_rate(s, step) for step in range(60)] == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_one_minus_sqrt_falls_first() -> None:
