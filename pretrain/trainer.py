@@ -189,12 +189,13 @@ class Trainer(DistributedTrainer):
     def _clip(self) -> torch.Tensor:
         """Clip to clip_grad (none: measure only). Returns the norm before clipping."""
         limit = self.config.optimizer.clip_grad
-        norm = clip_grad_norm(
-            mp_pg=self.parallel_context.mp_pg,
-            named_parameters=self.named_parameters,
-            grad_accumulator=self.grad_accumulator,
-            max_norm=float("inf") if limit is None else limit,
-        )
+        with device_mode():  # a rank that shares all it has with others builds its zero on the GPU
+            norm = clip_grad_norm(
+                mp_pg=self.parallel_context.mp_pg,
+                named_parameters=self.named_parameters,
+                grad_accumulator=self.grad_accumulator,
+                max_norm=float("inf") if limit is None else limit,
+            )
         before_optim_step_sanity_checks(self.config, self.parallel_context, self.unwrapped_model, self.grad_accumulator)
         return norm
 
