@@ -92,7 +92,13 @@ def run_logged(
             preexec_fn=die_with_parent,
         )
         forwarded = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {s: signal.signal(s, lambda n, _: child.send_signal(n)) for s in forwarded if _main_thread()}
+        asked: list[int] = []
+
+        def forward(number: int, _: object) -> None:
+            asked.append(number)
+            child.send_signal(number)
+
+        before = {s: signal.signal(s, forward) for s in forwarded if _main_thread()}
         try:
             while True:
                 try:
@@ -118,6 +124,8 @@ def run_logged(
         said = [x.split(f"{MARK}{marker}: ", 1)[1] for x in lines if f"{MARK}{marker}: " in x]
         if said:
             raise kind(said[-1])
+    if -code in asked:
+        raise Preempted("stopped before the work began; run the same command again")
     if any("No space left on device" in x or "Disk quota exceeded" in x for x in lines):
         raise disk_full(log)
     tail = "\n".join(lines[-25:])

@@ -3,7 +3,8 @@
     python -m pretrain.launch --standalone --nproc-per-node 2 -m pretrain.worker <job.json>
 
 takes torchrun's arguments. On SIGTERM or SIGUSR1 torchrun itself would end its workers (SIGKILL after 30 s, at once
-for SIGUSR1); here the workers get SIGUSR1, save a checkpoint and exit, however long that takes.
+for SIGUSR1); here the workers get SIGUSR1, save a checkpoint and exit, however long that takes. Before there are
+workers it ends at once.
 """
 
 import contextlib
@@ -15,11 +16,15 @@ import sys
 import threading
 from datetime import timedelta
 
-from duetto.errors import UserError
+from duetto.errors import Preempted, UserError
 from duetto.process import worker_main
+
+STOP = "DUETTO_STOP"
+"""Set for workers that start after the request to stop."""
 
 
 def _tell_workers(*_: object) -> None:
+    os.environ[STOP] = "1"
     pids: set[str] = set()
     for thread in threading.enumerate():  # torchrun starts its workers from one of its threads
         try:
@@ -27,6 +32,8 @@ def _tell_workers(*_: object) -> None:
                 pids.update(f.read().split())
         except OSError:
             continue
+    if not pids:
+        raise Preempted("stopped before training began; run the same command again")
     for pid in pids:
         os.kill(int(pid), signal.SIGUSR1)
 

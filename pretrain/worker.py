@@ -19,6 +19,7 @@ from duetto.process import MARK, worker_main
 from pretrain.checkpoints import Checkpoint, complete, steps_on_disk, verify
 from pretrain.guards import Preemption
 from pretrain.job import Job
+from pretrain.launch import STOP
 
 
 def main() -> None:
@@ -38,6 +39,8 @@ def _raise_again(told: Path) -> None:
     purpose (wrong input, a guard, a request to stop) ends again, before anything is imported."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         told.unlink(missing_ok=True)
+    elif STOP in os.environ and not told.exists():
+        raise Preempted("stopped before training began; run the same command again")
     elif told.exists():
         outcome = read_json(told)
         raise (Preempted if outcome["kind"] == "Preempted" else UserError)(outcome["message"])

@@ -78,8 +78,8 @@ def test_variants_agree(make_job: MakeJob) -> None:
 
 
 def test_compiled_layers_are_the_plain_ones(make_job: MakeJob) -> None:
-    """torch.compile of each layer, the default on a GPU: traced and differentiated alike, but for the code generator,
-    which takes a minute on a CPU."""
+    """torch.compile of each layer, the default on a GPU: what is traced is the layer. (With its code generator, which
+    takes a minute on a CPU, the losses agreed within the same 1e-5.)"""
     plain = train(make_job("plain", steps=3)).losses
     job = make_job("compiled", steps=3, model={"compile_layers": True})
     job.root.mkdir(parents=True)
@@ -94,13 +94,11 @@ def traced(job_file: str, log: str) -> int:
     """Train with every graph recorded; how many there were."""
     import functools
 
-    from torch._dynamo.backends.debugging import aot_eager
-
     graphs = []
 
     def backend(graph: Any, inputs: Any) -> Any:
         graphs.append(graph)
-        return aot_eager(graph, inputs)
+        return graph.forward
 
     torch.compile = functools.partial(torch.compile, backend=backend)  # type: ignore[assignment]
     _rank(0, 1, _free_port(), job_file, log, {})
