@@ -117,9 +117,10 @@ class Validation(StrictModel):
     files: dict[str, str] = {}
     """jsonl files by language (or any name); their texts are dropped from every source."""
     holdout: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of each source's documents set aside, chosen by a hash of the text."""
+    """Share of each source's documents set aside, chosen by a hash of the text, and measured source by source; not for
+    languages that have a file."""
     max_documents: int = Field(default=2000, gt=0)
-    """Held-out documents kept for each language; more would only cost time at every validation."""
+    """Held-out documents kept for each language, shared by its sources; more would only cost time."""
 
 
 class Tokenization(StrictModel):

@@ -259,7 +259,7 @@ def _tokens(run: Run, force: bool) -> None:
 
     Stage(
         "tokens-validation",
-        version=1,
+        version=2,
         config={"validation": config.validation.model_dump(), "files": _digests(config.validation.files)},
         inputs=[
             "tokenizer",

@@ -96,35 +96,32 @@ def bytes_per_token(tokenizer: TokenizerFile, clean: Path) -> float:
 
 
 def tokenize_validation(run: Run, config: DataConfig, sources: list[str]) -> dict[str, Any]:
-    """Write ``tokens/validation/<name>.ds``: one for each validation file, one for each held-out language."""
+    """Write ``tokens/validation/<name>.ds``: one for each validation file, one for each source's held-out text."""
     folder = run.path("tokens", "validation")
     index: dict[str, Any] = {}
     for name, path in config.validation.files.items():
         index[name] = _validation_file(run, name, validation_documents(name, path), folder)
     if config.validation.holdout:
-        by_language: dict[str, list[str]] = {}
-        for source in sources:
-            by_language.setdefault(config.sources[source].language, []).append(source)
-        for language, members in by_language.items():
-            if language in index:
+        languages = [config.sources[source].language for source in sources]
+        for source, language in zip(sources, languages):
+            if language in config.validation.files:
                 continue
-            documents = list(_held_out(run, config, members))
+            most = config.validation.max_documents // languages.count(language)
+            documents = list(islice(_held_out(run, config, source), most))
             if documents:
-                index[language] = _validation_file(run, language, documents, folder)
+                index[source] = _validation_file(run, source, documents, folder)
             else:
-                log(f"  validation {language}: no document was held out of so few; raise data.validation.holdout")
+                log(f"  validation {source}: no document was held out of so few; raise data.validation.holdout")
     if config.validation.holdout and not index:
         raise UserError("no document was held out of so few; raise data.validation.holdout")
     write_json(folder / "index.json", index)
     return {name: {k: entry[k] for k in ("documents", "tokens", "bytes")} for name, entry in index.items()}
 
 
-def _held_out(run: Run, config: DataConfig, sources: list[str]) -> Iterator[Document]:
-    share = config.validation.max_documents // len(sources)
-    for source in sources:
-        removed = run.path("data", "dedup", source)
-        reader = CleanReader(source, run.path("data", source), removed, config.validation.holdout, held_out=True)
-        yield from islice(reader.run(), share)
+def _held_out(run: Run, config: DataConfig, source: str) -> Iterator[Document]:
+    removed = run.path("data", "dedup", source)
+    reader = CleanReader(source, run.path("data", source), removed, config.validation.holdout, held_out=True)
+    yield from reader.run()
 
 
 def _validation_file(run: Run, name: str, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
