@@ -210,11 +210,12 @@ def test_another_attention_is_refused() -> None:
         validate(PretrainConfig, raw, "pretrain")
 
 
-def test_unknown_key_names_file_line_and_nearest() -> None:
-    raw = read_yaml(ROOT / "configs" / "pretrain" / "demo.yaml")
-    raw["tokens"]["train_step"] = raw["tokens"].pop("train_steps")
+def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
+    given = (ROOT / "configs" / "pretrain" / "demo.yaml").read_text()
+    (tmp_path / "demo.yaml").write_text(given.replace("  train_steps:", "  train_step:"))
+    raw = read_yaml(tmp_path / "demo.yaml")
     with pytest.raises(
-        UserError, match=r"demo\.yaml.*unknown key 'pretrain\.tokens\.train_step'; did you mean 'train_steps'"
+        UserError, match=r"demo\.yaml:\d+: unknown key 'pretrain\.tokens\.train_step'; did you mean 'train_steps'"
     ):
         validate(PretrainConfig, raw, "pretrain")
 

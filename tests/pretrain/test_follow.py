@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def test_trackio_writes_to_the_run_folder(make_job: Any, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_wandb_stays_offline(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.modules.get("wandb", sys) is None:  # the engine was imported by another test of this process
+        monkeypatch.delitem(sys.modules, "wandb")
     monkeypatch.setenv("WANDB_MODE", "disabled")  # what duetto sets where the user sets nothing
     monkeypatch.setenv("WANDB_SILENT", "true")
     job = make_job(trackers=["wandb"])
