@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -352,9 +352,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shown(a_run: Callable[..., Run], tmp_path: Path) -> Run:
+def shown(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """The run in the pictures: a copy of the finished one that $DUETTO_SHOW names, else the small one of the tests."""
     if "DUETTO_SHOW" not in os.environ:
-        return a_run()
+        return cast(Run, request.getfixturevalue("a_run")())
     shutil.copytree(os.environ["DUETTO_SHOW"], tmp_path / "demo")
     return Run(load_recipe(DEFAULT_RECIPE, home=tmp_path), lock=False)
