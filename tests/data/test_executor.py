@@ -4,10 +4,12 @@ import os
 import signal
 
 import pytest
+from datatrove.executor import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from data import stage
-from data.executor import LocalExecutor
+from data.config import Executor
+from data.executor import LocalExecutor, run_tasks
 from duetto.errors import StageFailed
 from tests.support import slurm_cluster
 
@@ -57,3 +59,18 @@ def test_processes_and_slurm_arrays_give_the_same_documents(make_run, args, in_t
         with make_run(in_tasks, name="slurm") as run:
             stage.run(run, args)
             assert cleaned(run) == expected
+
+
+def test_account_and_qos_reach_sbatch_and_no_qos_is_made_up(tmp_path, monkeypatch):
+    made = []
+
+    def launch(self):
+        made.append(self.get_sbatch_args())
+        self.job_id = -1
+
+    monkeypatch.setattr(SlurmPipelineExecutor, "run", launch)
+    for sbatch in ({}, {"account": "lab", "qos": "long"}):
+        config = Executor.model_validate({"slurm": {"partition": "cpu", "sbatch": sbatch}})
+        run_tasks([], "name", 1, tmp_path, config)
+    assert "qos" not in made[0] and "account" not in made[0]
+    assert (made[1]["account"], made[1]["qos"]) == ("lab", "long")
