@@ -87,15 +87,15 @@ class LocalExecutor(LocalPipelineExecutor):
 
 
 @contextlib.contextmanager
-def _ticking(poll: Callable[[], None] | None) -> Iterator[None]:
-    """Call ``poll`` twice a second while the block runs."""
+def _ticking(poll: Callable[[], None] | None, seconds: float = 0.5) -> Iterator[None]:
+    """Call ``poll`` every so many seconds while the block runs."""
     if poll is None:
         yield
         return
     end = threading.Event()
 
     def tick() -> None:
-        while not end.wait(0.5):
+        while not end.wait(seconds):
             poll()
 
     thread = threading.Thread(target=tick, daemon=True)
@@ -142,7 +142,7 @@ def run_tasks(
         folder: where completions, logs and stats of the tasks are; on resume, completed tasks are skipped.
         config: where to run.
         input_bytes: small inputs are done in this process.
-        poll: called twice a second, in a thread, while tasks run.
+        poll: called again and again, in a thread, while tasks run.
 
     Raises:
         UserError: from a task.
@@ -150,7 +150,7 @@ def run_tasks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.slurm:
-        with _ticking(poll):
+        with _ticking(poll, seconds=10):  # it lists folders of a shared file system
             _run_slurm(pipeline, name, tasks, folder, config)
         return
     workers = config.workers or (1 if input_bytes < SMALL_INPUT else _cores())

@@ -74,13 +74,15 @@ def run(run: Run, args: argparse.Namespace) -> None:
         path = run.recipe.data.sources[w.name].path if w.part == "data" else w.repo
         section = manifest.setdefault("sources" if w.part == "data" else w.part, {})
         known = section.get(w.name, {})
-        pinned = known["commit"] if known.get("path") == path and not args.force else None
+        same = (known.get("path"), known.get("revision")) == (path, w.revision)
+        pinned = known["commit"] if same and not args.force else None
         commit, files = list_repository(w, pinned)
         size = sum(files.values())
         log(f"fetch: {w.name}: {w.repo}@{commit[:8]}: {len(files)} files, {size / 1e9:.2f} GB")
         if args.dry_run:
             continue
-        entry = {"repo": w.repo, "kind": w.kind, "commit": commit, "path": path, "files": len(files), "bytes": size}
+        entry: dict[str, Any] = {"repo": w.repo, "kind": w.kind, "revision": w.revision, "commit": commit, "path": path}
+        entry |= {"files": len(files), "bytes": size}
         section[w.name] = entry  # without a folder: begun, and going on with this commit
         write_json(manifest_file, manifest)
         folder = download(w, commit, files)
