@@ -181,6 +181,5 @@ def test_batches_hold_everything_within_the_budget():
 
 
 def test_vllm_without_its_package_is_said(models):
-    pytest.importorskip("lm_eval.models.vllm_causallms")
     with pytest.raises(UserError, match="eval.backend=vllm needs the vllm package"):
         load(models / "base", backend="vllm")
