@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("release-demo")
 def demo(tiny_home, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(tiny_home / "tiny", home / "tiny")
-    release = ("release.hub_repo=tester/tiny", "release.checkpoints=[8]")
+    release = ("release.hub_repo=tester/tiny", "release.checkpoints=[16]")
     with Run(load_recipe(DEFAULT_RECIPE, [*OVERRIDES, *release], home=home)) as run:
         started = time.process_time()
         card_stage.run(run, argparse.Namespace(force=False))
@@ -61,8 +61,8 @@ def test_push_with_a_converted_checkpoint(demo, hub, monkeypatch):
     monkeypatch.setattr("release.gates.check_samples", lambda folder, languages: {})
     push.run(demo, argparse.Namespace(force=False, public=False, dry_run=False, tag="v1", models=["base"]))
     repo = hub.repos["model", "tester/tiny"]
-    assert list(repo.tags) == ["v1"] and "step-8" in repo.branches
-    weights = [hub.files("tester/tiny", b)["model.safetensors"].sha256 for b in ("main", "step-8")]
+    assert list(repo.tags) == ["v1"] and "step-16" in repo.branches
+    weights = [hub.files("tester/tiny", b)["model.safetensors"].sha256 for b in ("main", "step-16")]
     assert weights[0] != weights[1]
 
 

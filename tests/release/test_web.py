@@ -30,7 +30,7 @@ def test_the_page_converses_streams_and_needs_no_internet(page, tmp_path, pictur
         browser.open(page)
         browser.wait_for("!!document.querySelector('#prompt textarea')")
         browser.evaluate(WATCH)
-        browser.type("#prompt textarea", "Ciao! Raccontami una storia.")
+        browser.type("#prompt textarea", "Raccontami una storia su Anna e una vecchia lampada.")
         browser.click("#send")
         browser.wait_for(f"{ANSWERS} === 1")
         # Streaming: the answer is seen growing.
