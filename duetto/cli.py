@@ -123,6 +123,7 @@ def dispatch(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: exit codes are 0 done, 1 crash, 2 wrong input, 3 preempted with everything saved."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGUSR1, _preempt)
     try:
         code = dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as e:
@@ -145,6 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         sys.exit(code)
     return code
+
+
+def _preempt(signum: int, frame: FrameType | None) -> None:
+    """SLURM's warning where no stage has a better answer: what is done is kept, the job is queued again."""
+    raise Preempted("asked to stop; run the same command again to continue")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

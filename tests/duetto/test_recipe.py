@@ -1,5 +1,7 @@
 """What a user mistypes, and the one line that answers."""
 
+import os
+import signal
 import textwrap
 
 import pytest
@@ -132,6 +134,17 @@ def test_bad_overrides(tmp_path, override, message):
 def test_an_override_value_is_yaml():
     assert _parse_override("a.b=[1, x]") == (["a", "b"], [1, "x"])
     assert _parse_override("a=b=c") == (["a"], "b=c")
+
+
+def test_a_warning_before_the_work_began_is_a_preemption(monkeypatch, capsys):
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    monkeypatch.setattr("duetto.cli.load_recipe", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        assert main(["plan"]) == 3
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "preempted: asked to stop" in capsys.readouterr().err
 
 
 def test_the_command_line_answers_in_one_line_with_code_2(tmp_path, monkeypatch, capsys):
