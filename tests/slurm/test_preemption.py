@@ -85,9 +85,7 @@ def test_a_node_without_power_costs_steps_but_no_exactness(ready, undisturbed, c
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "DUETTO_LARGE" not in os.environ, reason="16 ranks need 8 GB: DUETTO_LARGE=1"
-)
+@pytest.mark.skipif("DUETTO_LARGE" not in os.environ, reason="16 ranks need 8 GB: DUETTO_LARGE=1")
 def test_eight_nodes_with_two_ranks_each_start_training(ready, cluster):
     job = start(ready, "pretrain.parallelism.dp=16", "cluster.nodes=8", "cluster.jobs.pretrain.nodes=8", "cluster.jobs.pretrain.gpus_per_node=2")  # fmt: skip
     try:
