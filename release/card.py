@@ -175,14 +175,13 @@ def chat_example(folder: Path) -> str:
     Raises:
         UserError: the chat model has no template.
     """
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    # Not the tokenizer's own method, which imports torch: seconds for one string.
+    from transformers.utils.chat_template_utils import render_jinja_template
 
     file = folder / "chat_template.jinja"
     if not file.is_file():
         raise UserError(f"{folder}: the chat model's tokenizer has no chat template; run: duetto sft")
-    # As transformers renders it, without importing that and torch: seconds for one string.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     names = {k: v for k, v in read_json(folder / "tokenizer_config.json").items() if k.endswith("_token")}
     turns = [{"role": "user", "content": "Ciao!"}, {"role": "assistant", "content": "Ciao, come posso aiutarti?"}]
-    return environment.from_string(file.read_text(encoding="utf-8")).render(messages=turns, **names).rstrip("\n")
+    rendered = render_jinja_template([turns], chat_template=file.read_text(encoding="utf-8"), **names)[0][0]
+    return rendered.rstrip("\n")

@@ -103,7 +103,7 @@ def build(recipe: Recipe, chain: int = 1, fan_out: bool = False, progress: str |
     jobs.append(Job("eval", "eval", "stage", ("eval",), tuple(before or [tuned]), "eval"))
     if progress is not None:
         suite = (f"eval={progress}",) if progress else ()
-        # Not beside convert and sft: a run folder has one writer at a time, and these must not wait for curves.
+        # Last before the card: on a full cluster the chat model must not wait for the curves' job.
         jobs.append(Job("progress", "progress", "stage", ("eval", "--checkpoints", *suite), ("eval",)))
     jobs.append(Job("card", "card", "stage", ("card",), (jobs[-1].name,), "card"))
     return jobs
