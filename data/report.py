@@ -57,19 +57,24 @@ def write_report(
 
 
 def _source(run: Run, name: str, source: Source, mixture: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
-    """Tokens of what was not tokenized (dropped text) are estimated from its bytes."""
+    """Tokens of what was not tokenized (dropped text) are estimated from its bytes, at the rate of what was.
+
+    Args:
+        bytes_per_token: the rate where nothing was kept.
+    """
     stats = read_json(run.path("data", name, "stats.json"))
     duplicates = read_json(run.path("data", "dedup", "summary.json"))[name]
     made = mixture["sources"][name]
     counts = stats["counts"]
     removed = duplicates["exact"] + duplicates["minhash"]
+    rate = made["bytes"] / made["tokens"] if made["tokens"] else bytes_per_token
     return {
         "kind": source.kind,
         "language": source.language,
         "counts": counts,
-        "tokens_in_estimate": round(counts["bytes_in"] / bytes_per_token),
+        "tokens_in_estimate": round(counts["bytes_in"] / rate),
         "dropped": {
-            reason: {k: e[k] for k in ("documents", "bytes")} | {"tokens_estimate": round(e["bytes"] / bytes_per_token)}
+            reason: {k: e[k] for k in ("documents", "bytes")} | {"tokens_estimate": round(e["bytes"] / rate)}
             for reason, e in stats["dropped"].items()
         },
         "changed": {k: v for k, v in counts.items() if k.startswith(("pii_", "documents_")) and k not in IN_AND_OUT},
